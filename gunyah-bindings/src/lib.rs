@@ -1,0 +1,2 @@
+#![no_std]
+//! Rust bindings to the Gunyah user ABI of Linux.

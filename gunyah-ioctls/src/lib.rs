@@ -1,0 +1,1 @@
+//! Safe wrappers over the ioctls of `/dev/gunyah`.

@@ -1,0 +1,1 @@
+//! An A64 interpreter for small bare-metal guests.

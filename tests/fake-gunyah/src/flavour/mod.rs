@@ -1,0 +1,1 @@
+//! The flavours of the Gunyah user ABI, and what differs between them.

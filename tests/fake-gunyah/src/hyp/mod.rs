@@ -1,0 +1,71 @@
+//! The hypervisor below the driver: what its `vcpu_run` call answers.
+
+/// What one `vcpu_run` hypercall answers when it succeeds: a state and its three words of data.
+///
+/// `state` is one of the [`state`] numbers; for an MMIO read or write, `data` is the address, the length in bytes
+/// and (for a write) the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VcpuRunResp {
+    /// The vCPU's state, a number of [`state`] or one that a driver does not know.
+    pub state: u64,
+    /// What belongs to the state.
+    pub data: [u64; 3],
+}
+
+/// The vCPU states that `vcpu_run` answers.
+pub mod state {
+    /// The vCPU can run again: a host interrupt or the end of the time slice stopped it.
+    pub const READY: u64 = 0;
+    /// The vCPU sleeps until an interrupt for it arrives (WFI).
+    pub const EXPECTS_WAKEUP: u64 = 1;
+    /// The vCPU is off: never turned on, turned off by PSCI, or the VM has ended.
+    pub const POWERED_OFF: u64 = 2;
+    /// The vCPU is blocked in EL2.
+    pub const BLOCKED: u64 = 3;
+    /// The guest loads from an address that user space may answer.
+    pub const MMIO_READ: u64 = 4;
+    /// The guest stores to an address that user space may take.
+    pub const MMIO_WRITE: u64 = 5;
+    /// The vCPU took an unrecoverable fault.
+    pub const FAULT: u64 = 6;
+    /// The guest touched memory that is not mapped yet (guest-memory and later Android flavours).
+    pub const PAGE_FAULT: u64 = 7;
+}
+
+/// A hypervisor error, by its meaning; the driver maps it to an errno.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HypError {
+    /// Out of memory: ENOMEM.
+    NoMem,
+    /// The capability does not allow it: EACCES.
+    Denied,
+    /// The object is busy: EBUSY.
+    Busy,
+    /// Not built in: EOPNOTSUPP.
+    Unimplemented,
+    /// Try again: the driver does.
+    Retry,
+    /// Anything else: EINVAL.
+    Invalid,
+}
+
+/// The hypervisor's side of one vCPU.
+///
+/// The driver calls [`VcpuEngine::vcpu_run`] in a loop, exactly where the real one makes the `vcpu_run` hypercall.
+pub trait VcpuEngine: Send {
+    /// Runs the vCPU until something happens.
+    ///
+    /// `resume` are the hypercall's resume words: word 0 answers an earlier MMIO read. `preempt` says whether the host
+    /// has work (a signal for the caller, say): a long-running engine asks now and then and answers
+    /// [`state::READY`] when it is true, as a real vCPU does when a host interrupt arrives.
+    fn vcpu_run(&mut self, resume: [u64; 3], preempt: &dyn Fn() -> bool) -> Result<VcpuRunResp, HypError>;
+}
+
+/// What an engine may ask of the rest of the VM, from any thread.
+pub trait VmEvents: Send + Sync {
+    /// The hypervisor raises the wake-up interrupt of vCPU `id`: it can be scheduled again.
+    fn wake(&self, id: u32);
+    /// The Resource Manager tells the driver that the VM has exited, with the exit type and the reason bytes.
+    fn vm_exited(&self, exit_type: u16, reason: &[u8]);
+}

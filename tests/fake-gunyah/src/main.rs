@@ -1,0 +1,2 @@
+//! The `fake-gunyah` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! One hypervisor trait set for VMMs.
