@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Debian packages, fetched and unpacked into a directory of ours; nothing is installed. To be sourced by bash.
 #
 # Versions are found when this runs: the archive drops old ones with every security update.
