@@ -1,5 +1,7 @@
 //! The hypervisor below the driver: what its `vcpu_run` call answers.
 
+pub mod script;
+
 /// What one `vcpu_run` hypercall answers when it succeeds: a state and its three words of data.
 ///
 /// `state` is one of the [`state`] numbers; for an MMIO read or write, `data` is the address, the length in bytes

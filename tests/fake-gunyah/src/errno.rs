@@ -1,0 +1,56 @@
+//! Error numbers, by name.
+
+use std::fmt;
+
+/// An error number as an ioctl answers it: `EINVAL` is 22, whatever the caller's language makes of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Errno(pub i32);
+
+macro_rules! errnos {
+    ($($name:ident)*) => {
+        #[allow(missing_docs, reason = "the names are those of errno(3)")]
+        impl Errno {
+            $(pub const $name: Self = Self(libc::$name);)*
+        }
+        /// The name of an error number, if it is one that a Gunyah driver or this fake answers.
+        fn name(errno: i32) -> Option<&'static str> {
+            match errno {
+                $(libc::$name => Some(stringify!($name)),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+errnos! {
+    EPERM ENOENT ESRCH EINTR EIO E2BIG EBADF EAGAIN ENOMEM EACCES EFAULT EBUSY EEXIST ENODEV EINVAL ENFILE EMFILE
+    ENOTTY ENOSPC EROFS EPIPE ERANGE ENOSYS EOVERFLOW EBADMSG EOPNOTSUPP ETIMEDOUT EALREADY ENXIO ECANCELED
+}
+
+impl Errno {
+    /// The calling thread's `errno`.
+    pub(crate) fn last() -> Self {
+        Self(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match name(self.0) {
+            Some(name) => f.write_str(name),
+            None => write!(f, "errno {}", self.0),
+        }
+    }
+}
+
+impl fmt::Debug for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<std::io::Error> for Errno {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.raw_os_error().unwrap_or(libc::EIO))
+    }
+}

@@ -1,0 +1,292 @@
+//! The fake as a library: build one, run a closure in it, look at what happened.
+
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::errno::Errno;
+use crate::flavour::{Differences, Flavour};
+use crate::hyp::script::Script;
+use crate::kernel::guest::Guests;
+use crate::kernel::observer::Observer;
+use crate::kernel::{Hypervisor, Kernel, Settings};
+use crate::transport::filter;
+use crate::transport::pool::Pool;
+use crate::transport::sys;
+
+mod handle;
+
+pub use handle::Handle;
+
+/// How long the end of a run waits for what was left open.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Why there is no fake, or why a run failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The host gives no seccomp listener.
+    #[error("this host refuses a seccomp listener ({errno}): {why}")]
+    NoListener {
+        /// What the kernel answered.
+        errno: Errno,
+        /// What that means.
+        why: &'static str,
+    },
+    /// The host refuses something else.
+    #[error("cannot set up the fake: {what}: {errno}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel answered.
+        errno: Errno,
+    },
+    /// A script's expectation was not met.
+    #[error("the guest saw what it should not have: {}", .0.join("; "))]
+    Script(Vec<String>),
+}
+
+/// What the VMs of a fake run.
+#[derive(Clone, Debug)]
+pub struct Guest(GuestKind);
+
+#[derive(Clone, Debug)]
+enum GuestKind {
+    Scripts(Vec<Script>),
+}
+
+impl Guest {
+    /// A script for each vCPU id, from 0.
+    ///
+    /// The Resource Manager is lenient then: `VM_START` needs no devicetree and every doorbell label exists. Each VM runs
+    /// the scripts from the start; functions ([`Script::from_fn`]) are shared by all VMs.
+    #[must_use]
+    pub fn scripts(scripts: impl IntoIterator<Item = Script>) -> Self {
+        Self(GuestKind::Scripts(scripts.into_iter().collect()))
+    }
+}
+
+/// Settings of a [`Fake`].
+#[derive(Debug)]
+pub struct Builder {
+    flavour: Flavour,
+    differences: Option<Differences>,
+    devices: Vec<PathBuf>,
+    guest: Guest,
+    hypervisor: Hypervisor,
+    memlock: Option<u64>,
+    start_failure: Option<Errno>,
+    record: bool,
+}
+
+impl Builder {
+    /// The flavour; v11 if none is chosen.
+    #[must_use]
+    pub fn flavour(mut self, flavour: Flavour) -> Self {
+        self.flavour = flavour;
+        self
+    }
+
+    /// Changes single facts about the flavour chosen: hosts were seen that mix.
+    #[must_use]
+    pub fn differences(mut self, change: impl FnOnce(&mut Differences)) -> Self {
+        let mut differences = self.differences.unwrap_or_else(|| self.flavour.differences());
+        change(&mut differences);
+        self.differences = Some(differences);
+        self
+    }
+
+    /// A path that the fake answers for, `/dev/gunyah` if none is given. May be repeated.
+    #[must_use]
+    pub fn device(mut self, path: impl Into<PathBuf>) -> Self {
+        self.devices.push(path.into());
+        self
+    }
+
+    /// What the VMs run. Without it, vCPUs never exist.
+    #[must_use]
+    pub fn guest(mut self, guest: Guest) -> Self {
+        self.guest = guest;
+        self
+    }
+
+    /// The hypervisor has no vCPUs for the host to schedule.
+    #[must_use]
+    pub fn without_vcpus(mut self) -> Self {
+        self.hypervisor.vcpu = false;
+        self
+    }
+
+    /// The hypervisor has no memory extents.
+    #[must_use]
+    pub fn without_memory_extents(mut self) -> Self {
+        self.hypervisor.memory_extents = false;
+        self
+    }
+
+    /// How many bytes a VM may lock, instead of the caller's `RLIMIT_MEMLOCK`.
+    #[must_use]
+    pub fn memlock(mut self, bytes: u64) -> Self {
+        self.memlock = Some(bytes);
+        self
+    }
+
+    /// Every `VM_START` fails with this in its last step, after vCPUs and doorbells have been handed out.
+    #[must_use]
+    pub fn start_fails(mut self, errno: Errno) -> Self {
+        self.start_failure = Some(errno);
+        self
+    }
+
+    /// Whether [`Handle::calls`] gets a record of each call. It does, unless switched off.
+    #[must_use]
+    pub fn record_calls(mut self, record: bool) -> Self {
+        self.record = record;
+        self
+    }
+
+    /// Makes the fake.
+    ///
+    /// # Errors
+    /// [`Error::NoListener`] if this host or sandbox gives no seccomp listener; it says why in one line.
+    pub fn build(mut self) -> Result<Fake, Error> {
+        probe_listener()?;
+        if self.devices.is_empty() {
+            self.devices.push(Fake::DEFAULT_DEVICE.into());
+        }
+        Ok(Fake { settings: self })
+    }
+
+    fn kernel(&self) -> Result<std::sync::Arc<Kernel>, Error> {
+        Kernel::new(Settings {
+            flavour: self.flavour,
+            differences: self.differences.unwrap_or_else(|| self.flavour.differences()),
+            hypervisor: self.hypervisor,
+            devices: self.devices.clone(),
+            guest: match &self.guest.0 {
+                GuestKind::Scripts(scripts) => Guests::Scripts(scripts.clone()),
+            },
+            memlock: self.memlock,
+            start_failure: self.start_failure,
+            observer: Observer::new(self.record, None),
+        })
+        .map_err(|errno| Error::Host { what: "inotify or epoll", errno })
+    }
+}
+
+/// A fake Gunyah kernel.
+#[derive(Debug)]
+pub struct Fake {
+    settings: Builder,
+}
+
+impl Fake {
+    /// The path that a fake answers for when no other is given.
+    pub const DEFAULT_DEVICE: &'static str = "/dev/gunyah";
+
+    /// Settings to start from: v11, `/dev/gunyah`, no guest.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder {
+            flavour: Flavour::default(),
+            differences: None,
+            devices: Vec::new(),
+            guest: Guest::scripts([]),
+            hypervisor: Hypervisor { vcpu: true, memory_extents: true },
+            memlock: None,
+            start_failure: None,
+            record: true,
+        }
+    }
+
+    /// Runs a closure on a new thread for which the device exists. Threads and processes that it starts have it, too.
+    ///
+    /// Ends when the closure has returned and everything that it opened is closed again, or half a second later:
+    /// [`Handle::leftovers`] tells what was still open then.
+    ///
+    /// # Errors
+    /// [`Error::Script`] if a script's expectation failed; [`Error::NoListener`] if the calling thread is inside a
+    /// fake already.
+    ///
+    /// # Panics
+    /// With the closure's panic, if it panics.
+    pub fn run<T: Send>(&self, body: impl FnOnce(&Handle) -> T + Send) -> Result<T, Error> {
+        let kernel = self.settings.kernel()?;
+        let handle = Handle::new(std::sync::Arc::clone(&kernel));
+        let filter = filter::program();
+        let (to_us, from_body) = mpsc::sync_channel(1);
+        let (go, wait) = mpsc::sync_channel::<()>(1);
+
+        let (result, pool) = std::thread::scope(|scope| {
+            let body = std::thread::Builder::new().name("fake-gunyah-body".into()).spawn_scoped(scope, {
+                let handle = handle.clone();
+                move || {
+                    let listener = sys::install_listener(&filter);
+                    let refused = listener.is_err();
+                    let _ = to_us.send(listener);
+                    // From here on the listener must be served, so wait until it is.
+                    if refused || wait.recv().is_err() {
+                        return None;
+                    }
+                    Some(body(&handle))
+                }
+            });
+            let body = match body {
+                Ok(body) => body,
+                Err(error) => {
+                    return (Err(Error::Host { what: "a thread", errno: error.into() }), None);
+                }
+            };
+            let listener = from_body.recv().unwrap_or(Err(Errno::EPIPE));
+            let started = listener
+                .map_err(no_listener)
+                .and_then(|listener| Pool::start(kernel, listener).map_err(pool_error));
+            let pool = match started {
+                Ok(pool) => pool,
+                Err(error) => {
+                    drop(go);
+                    let _ = body.join();
+                    return (Err(error), None);
+                }
+            };
+            let _ = go.send(());
+            (Ok(body.join()), Some(pool))
+        });
+        if let Some(pool) = pool {
+            handle.end(&pool, GRACE);
+        }
+        match result? {
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(None) => Err(Error::Host { what: "a thread", errno: Errno::EPIPE }),
+            Ok(Some(value)) => {
+                let failures = handle.failures();
+                if failures.is_empty() { Ok(value) } else { Err(Error::Script(failures)) }
+            }
+        }
+    }
+}
+
+fn pool_error(errno: Errno) -> Error {
+    Error::Host { what: "a thread or an eventfd", errno }
+}
+
+/// Tries on a thread of its own, which ends at once.
+fn probe_listener() -> Result<(), Error> {
+    let probe = std::thread::Builder::new().spawn(|| sys::install_listener(&filter::program()).map(drop));
+    let probe = probe.map_err(|error| Error::Host { what: "a thread", errno: error.into() })?;
+    probe.join().unwrap_or(Err(Errno::EPIPE)).map_err(no_listener)
+}
+
+fn no_listener(errno: Errno) -> Error {
+    let why = match errno {
+        Errno::EBUSY => {
+            "this thread has one already: it runs inside a fake, or under a container or WSL that intercepts system calls"
+        }
+        Errno::EINVAL | Errno::ENOSYS => {
+            "the kernel is older than 5.14, or a sandbox such as gVisor stands in for it"
+        }
+        Errno::EACCES | Errno::EPERM => "a sandbox forbids seccomp(2)",
+        _ => "no known reason",
+    };
+    Error::NoListener { errno, why }
+}

@@ -1,0 +1,370 @@
+//! The driver: one file per idea, named after the real one's, so that the two can be read side by side.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use gunyah_bindings::{android, v11, v17};
+
+use crate::errno::Errno;
+use crate::flavour::{Differences, Flavour};
+use crate::transport::call::{Call, Delivered, Reply};
+use crate::transport::files::Files;
+use crate::transport::sys::{self, FileId};
+
+mod completion;
+mod device;
+mod function;
+pub(crate) mod guest;
+mod ioeventfd;
+mod irqfd;
+pub(crate) mod observer;
+mod ticket;
+pub(crate) mod uapi;
+mod vcpu;
+pub(crate) mod vm_mgr;
+mod vm_mgr_mm;
+
+use guest::Guests;
+use irqfd::Irqfd;
+use observer::{Exit, Observer, Target};
+use vcpu::Vcpu;
+use vm_mgr::Vm;
+use vm_mgr_mm::Transfer;
+
+/// What a call answers, and what to do if the caller never hears it.
+pub(crate) struct Answer {
+    reply: Reply,
+    undo: Undo,
+}
+
+impl Answer {
+    fn value(value: i64) -> Self {
+        Self { reply: Reply::Value(value), undo: Undo::None }
+    }
+}
+
+/// A signal can take a caller away at any moment. The kernel's calls don't notice unless they sleep; here the answer has
+/// nowhere to go, so what the call did is taken back, and the caller's next try finds things as they were.
+enum Undo {
+    None,
+    Do(Box<dyn FnOnce() + Send>),
+    /// `RUN` takes nothing back: an exit that nobody heard of is what happens on real hosts, too.
+    Run(Option<Exit>),
+}
+
+/// What a file descriptor of ours stands for.
+pub(crate) struct Object {
+    kind: Kind,
+    /// The file itself, and the calls in progress on it.
+    users: Mutex<u32>,
+}
+
+enum Kind {
+    Device,
+    Vm(Arc<Vm>),
+    Vcpu(Arc<Vcpu>),
+}
+
+impl Object {
+    fn new(kind: Kind) -> Self {
+        Self { kind, users: Mutex::new(1) }
+    }
+    fn device() -> Self {
+        Self::new(Kind::Device)
+    }
+    fn vm(vm: &Arc<Vm>) -> Self {
+        Self::new(Kind::Vm(Arc::clone(vm)))
+    }
+    fn vcpu(vcpu: &Arc<Vcpu>) -> Self {
+        Self::new(Kind::Vcpu(Arc::clone(vcpu)))
+    }
+
+    fn target(&self) -> Target {
+        match &self.kind {
+            Kind::Device => Target::Device,
+            Kind::Vm(vm) => Target::Vm(vm.number),
+            Kind::Vcpu(vcpu) => Target::Vcpu(vcpu.vm.number, vcpu.label),
+        }
+    }
+
+    /// A call on the file begins.
+    fn get(&self) -> bool {
+        let mut users = lock(&self.users);
+        if *users > 0 {
+            *users += 1;
+        }
+        *users > 0
+    }
+
+    /// A call has ended, or the file was closed for the last time. With the last user the file is released.
+    fn put(&self) {
+        let mut users = lock(&self.users);
+        *users = users.saturating_sub(1);
+        if *users > 0 {
+            return;
+        }
+        drop(users);
+        match &self.kind {
+            Kind::Device => {}
+            Kind::Vm(vm) => vm.put(),
+            Kind::Vcpu(vcpu) => vcpu.vm.put(),
+        }
+    }
+}
+
+/// What the hypervisor can do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hypervisor {
+    pub(crate) vcpu: bool,
+    pub(crate) memory_extents: bool,
+}
+
+/// The whole kernel side of one fake.
+pub(crate) struct Kernel {
+    pub(crate) flavour: Flavour,
+    pub(crate) differences: Differences,
+    pub(crate) hypervisor: Hypervisor,
+    pub(crate) devices: Vec<PathBuf>,
+    pub(crate) guest: Guests,
+    /// Bytes that may be locked, instead of the caller's limit.
+    pub(crate) memlock: Option<u64>,
+    /// `VM_START` fails with this after the resources were handed out.
+    pub(crate) start_failure: Option<Errno>,
+    pub(crate) files: Files,
+    /// The eventfds of all irqfds.
+    pub(crate) doorbells: OwnedFd,
+    pub(crate) observer: Observer,
+    irqfds: Mutex<HashMap<u64, Weak<Irqfd>>>,
+    objects: Mutex<HashMap<FileId, Arc<Object>>>,
+    vms: Mutex<Vec<Arc<Vm>>>,
+    tokens: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a [`Kernel`] is made of.
+pub(crate) struct Settings {
+    pub(crate) flavour: Flavour,
+    pub(crate) differences: Differences,
+    pub(crate) hypervisor: Hypervisor,
+    pub(crate) devices: Vec<PathBuf>,
+    pub(crate) guest: Guests,
+    pub(crate) memlock: Option<u64>,
+    pub(crate) start_failure: Option<Errno>,
+    pub(crate) observer: Observer,
+}
+
+impl Kernel {
+    pub(crate) fn new(settings: Settings) -> Result<Arc<Self>, Errno> {
+        let Settings { flavour, differences, hypervisor, devices, guest, memlock, start_failure, observer } =
+            settings;
+        Ok(Arc::new(Self {
+            flavour,
+            differences,
+            hypervisor,
+            devices,
+            guest,
+            memlock,
+            start_failure,
+            files: Files::new()?,
+            doorbells: sys::epoll()?,
+            observer,
+            irqfds: Mutex::default(),
+            objects: Mutex::default(),
+            vms: Mutex::default(),
+            tokens: AtomicU64::new(1),
+        }))
+    }
+
+    fn next_token(&self) -> u64 {
+        self.tokens.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn add_object(&self, id: FileId, object: Object) {
+        lock(&self.objects).insert(id, Arc::new(object));
+    }
+
+    fn add_vm(&self, vm: &Arc<Vm>) {
+        lock(&self.vms).push(Arc::clone(vm));
+    }
+
+    fn vm_gone(&self, number: u64) {
+        lock(&self.vms).retain(|vm| vm.number != number);
+    }
+
+    /// The VM made last that is still there.
+    pub(crate) fn latest_vm(&self) -> Option<Arc<Vm>> {
+        lock(&self.vms).last().cloned()
+    }
+
+    /// What is open now, and VMs whose files are closed but whose end has not come yet.
+    pub(crate) fn open_objects(&self) -> Vec<Target> {
+        let mut open: Vec<Target> = lock(&self.objects).values().map(|object| object.target()).collect();
+        for vm in lock(&self.vms).iter() {
+            let target = Target::Vm(vm.number);
+            if !open.contains(&target) {
+                open.push(target);
+            }
+        }
+        open.sort_unstable();
+        open
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        lock(&self.objects).is_empty() && lock(&self.vms).is_empty()
+    }
+
+    /// Ends everything that user space has left open.
+    pub(crate) fn shut_down(&self) {
+        let objects: Vec<_> = lock(&self.objects).drain().collect();
+        for (_, object) in objects {
+            object.put();
+        }
+    }
+
+    /// Files have been closed for the last time.
+    pub(crate) fn files_closed(&self) {
+        for id in self.files.closed() {
+            let object = lock(&self.objects).remove(&id);
+            if let Some(object) = object {
+                object.put();
+            }
+        }
+    }
+
+    fn watch_doorbell(&self, token: u64, irqfd: &Arc<Irqfd>) {
+        lock(&self.irqfds).insert(token, Arc::downgrade(irqfd));
+    }
+
+    fn unwatch_doorbell(&self, token: u64) {
+        lock(&self.irqfds).remove(&token);
+    }
+
+    /// Eventfds of irqfds have been written to.
+    pub(crate) fn doorbells_rung(&self) {
+        self.doorbells_rung_except(None);
+    }
+
+    fn doorbells_rung_except(&self, except: Option<u64>) {
+        for token in sys::epoll_ready(self.doorbells.as_fd()) {
+            let irqfd = lock(&self.irqfds).get(&token).and_then(Weak::upgrade);
+            if let (Some(irqfd), true) = (irqfd, except != Some(token)) {
+                irqfd.signalled();
+            }
+        }
+    }
+
+    /// Serves one system call.
+    pub(crate) fn system_call(self: &Arc<Self>, call: &Call<'_>) {
+        let args = call.notif.args;
+        let nr = libc::c_long::from(call.notif.nr);
+        let open = |dirfd: RawFd, path, flags| {
+            let open = device::Open { dirfd, path, flags };
+            let answer = self.open(call, &open);
+            self.finish(call, Target::Device, answer);
+        };
+        match nr {
+            libc::SYS_ioctl => self.ioctl(call),
+            libc::SYS_openat => open(args[0] as RawFd, args[1], args[2]),
+            libc::SYS_openat2 => {
+                let how = call.caller.read_array::<8>(args[2]).map_or(0, u64::from_le_bytes);
+                let mask = (libc::O_ACCMODE | libc::O_PATH | libc::O_DIRECTORY) as u64;
+                if how & mask == libc::O_RDWR as u64 {
+                    open(args[0] as RawFd, args[1], how);
+                } else {
+                    call.reply(Reply::Continue);
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_open => open(libc::AT_FDCWD, args[0], args[1]),
+            _ => {
+                call.reply(Reply::Continue);
+            }
+        }
+    }
+
+    fn ioctl(self: &Arc<Self>, call: &Call<'_>) {
+        let fd = call.notif.args[0] as RawFd;
+        let object = call.caller.file_id(fd).ok().and_then(|id| lock(&self.objects).get(&id).cloned());
+        let object = object.filter(|object| object.get());
+        let Some(object) = object else {
+            call.reply(Reply::Continue);
+            return;
+        };
+        self.observer.begin(call);
+        let answer = self.dispatch(&object, call);
+        self.finish(call, object.target(), Some(answer));
+        object.put();
+    }
+
+    /// Which call it is. What this kernel does not have is answered as an unknown one.
+    fn dispatch(self: &Arc<Self>, object: &Object, call: &Call<'_>) -> Result<Answer, Errno> {
+        let [_, request, arg, ..] = call.notif.args;
+        let request = request as u32;
+        let have = &self.differences;
+        match &object.kind {
+            Kind::Device => match request {
+                v11::GH_CREATE_VM if have.gunyah => self.create_vm(call, arg),
+                android::GUNYAH_ANDROID_TENTATIVE if have.tentative => Ok(Answer::value(0)),
+                _ => Err(have.absent),
+            },
+            Kind::Vm(vm) => match request {
+                v11::GH_VM_SET_USER_MEM_REGION if have.user_memory => {
+                    vm.set_user_memory(call, arg, Transfer::Share)
+                }
+                android::GUNYAH_VM_ANDROID_LEND_USER_MEM if have.lend => {
+                    vm.set_user_memory(call, arg, Transfer::Lend)
+                }
+                v17::GUNYAH_VM_SET_DTB_CONFIG => vm.set_dtb_config(call, arg),
+                v11::GH_VM_START => vm.start(call),
+                v11::GH_VM_ADD_FUNCTION => vm.add_function(call, arg),
+                v11::GH_VM_REMOVE_FUNCTION => vm.remove_function(call, arg),
+                _ => Err(have.absent),
+            },
+            Kind::Vcpu(vcpu) => match request {
+                v11::GH_VCPU_RUN => vcpu.run(call),
+                v11::GH_VCPU_MMAP_SIZE => Ok(Answer::value(sys::page_size() as i64)),
+                _ => Err(have.absent_on_vcpu),
+            },
+        }
+    }
+
+    /// Answers a call, and takes back what it did if nobody hears the answer.
+    fn finish(&self, call: &Call<'_>, target: Target, answer: Option<Result<Answer, Errno>>) {
+        let (reply, undo) = match answer {
+            None => (Reply::Continue, Undo::None),
+            Some(Ok(answer)) => (answer.reply, answer.undo),
+            Some(Err(errno)) => (Reply::Error(errno), Undo::None),
+        };
+        let ours = !matches!(reply, Reply::Continue);
+        let installs = matches!(reply, Reply::Fd { .. });
+        let delivered = call.reply(reply);
+        let failed = match delivered {
+            Delivered::Yes(value) => installs && value < 0,
+            Delivered::Interrupted => true,
+        };
+        let exit = match undo {
+            Undo::Run(exit) => {
+                if failed && exit.is_some() {
+                    self.observer.exit_lost();
+                }
+                exit
+            }
+            Undo::Do(take_back) => {
+                if failed {
+                    take_back();
+                }
+                None
+            }
+            Undo::None => None,
+        };
+        if ours {
+            self.observer.end(call, target, delivered, exit);
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! vCPUs: the run page, the states, and `RUN`.
+//!
+//! The steps stand in the order in which the driver takes them, because the traps come from the order: the answer to a
+//! read is consumed before signals and `immediate_exit` are looked at, and a pending signal overrides a finished exit.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gunyah_bindings::{android, v11};
+
+use super::completion::{Completion, RunLock};
+use super::observer::Exit;
+use super::ticket::Ticket;
+use super::uapi::{Arg, run};
+use super::vm_mgr::{ExitInfo, Vm, status};
+use super::{Answer, Object, Undo};
+use crate::errno::Errno;
+use crate::flavour::{ResumeActions, UnknownState};
+use crate::hyp::{HypError, VcpuEngine, VcpuRunResp, state as hyp};
+use crate::transport::call::{Call, Reply};
+use crate::transport::page::SharedPage;
+
+/// How long a vCPU may run before its thread lets another one receive calls.
+const SLICE: Duration = Duration::from_micros(100);
+
+/// The host's timer interrupt: no vCPU runs longer without coming by.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Why the last `RUN` came back. The page is never asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It has not run yet.
+    Unknown,
+    /// Nothing is owed to the hypervisor.
+    Ready,
+    /// A read waits for its answer.
+    MmioRead,
+    /// A write waits for "handled" or "fault".
+    MmioWrite,
+    /// The VM has ended.
+    SystemDown,
+}
+
+/// What `run_lock` protects.
+struct Inner {
+    state: State,
+    mmio_read_len: u64,
+    mmio_addr: u64,
+    /// The hypervisor's vCPU, from start on.
+    rsc: Option<Box<dyn VcpuEngine>>,
+}
+
+/// One vCPU.
+pub(crate) struct Vcpu {
+    pub(crate) label: u32,
+    pub(crate) vm: Arc<Vm>,
+    /// The function exists. The file outlives it.
+    bound: AtomicBool,
+    page: SharedPage,
+    ready: Arc<Completion>,
+    run_lock: RunLock,
+    inner: Mutex<Inner>,
+}
+
+/// What the hypervisor is told when it resumes the vCPU.
+const RESUME_EMULATE: u64 = 0;
+const RESUME_RETRY: u64 = 1;
+const RESUME_FAULT: u64 = 2;
+
+/// What one `RUN` did, for the log and the counters.
+#[derive(Default)]
+struct Progress {
+    exit: Option<Exit>,
+    /// An answer has been taken from the page and no hypercall has carried it on.
+    answer_in_hand: bool,
+}
+
+impl Vcpu {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The function's birth: the vCPU and its file.
+    pub(crate) fn bind(vm: &Arc<Vm>, arg: &[u8], call: &Call<'_>) -> Result<(Arc<Self>, OwnedFd), Errno> {
+        let kernel = vm.kernel();
+        if kernel.differences.vcpu_feature_check && !kernel.hypervisor.vcpu {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if arg.len() != v11::gh_fn_vcpu_arg::SIZE {
+            return Err(Errno::EINVAL);
+        }
+        let label = v11::gh_fn_vcpu_arg::parse(arg).id;
+        let file = kernel.files.create(true)?;
+        let vcpu = Arc::new(Self {
+            label,
+            vm: Arc::clone(vm),
+            bound: AtomicBool::new(true),
+            page: file.page.ok_or(Errno::ENOMEM)?,
+            ready: Arc::default(),
+            run_lock: RunLock::default(),
+            inner: Mutex::new(Inner { state: State::Unknown, mmio_read_len: 0, mmio_addr: 0, rsc: None }),
+        });
+        vm.add_resource_ticket(&Ticket::Vcpu(Arc::clone(&vcpu)), call)?;
+        if !vm.get() {
+            vm.remove_resource_ticket(&Ticket::Vcpu(Arc::clone(&vcpu)), Some(call));
+            return Err(Errno::ENODEV);
+        }
+        vm.notifiers().push(Arc::clone(&vcpu));
+        kernel.add_object(file.id, Object::vcpu(&vcpu));
+        Ok((vcpu, file.theirs))
+    }
+
+    /// The function's end. The file stays, and answers `ENODEV`.
+    pub(crate) fn unbind(self: &Arc<Self>, vm: &Vm, call: Option<&Call<'_>>) {
+        vm.notifiers().retain(|other| !Arc::ptr_eq(other, self));
+        vm.remove_resource_ticket(&Ticket::Vcpu(Arc::clone(self)), call);
+        self.bound.store(false, Ordering::Release);
+    }
+
+    /// The start has brought the hypervisor's vCPU. Gives it back if there is one already.
+    pub(crate) fn populate(
+        &self,
+        engine: Box<dyn VcpuEngine>,
+        call: Option<&Call<'_>>,
+    ) -> Option<Box<dyn VcpuEngine>> {
+        let _lock = self.run_lock.lock(call);
+        let mut inner = self.inner();
+        if inner.rsc.is_some() {
+            return Some(engine);
+        }
+        inner.rsc = Some(engine);
+        self.ready.reinit();
+        self.vm.request_irq(self.label, &self.ready);
+        None
+    }
+
+    /// Takes the hypervisor's vCPU away: a `RUN` in progress ends with `EINTR`.
+    pub(crate) fn unpopulate(&self, call: Option<&Call<'_>>) -> Option<Box<dyn VcpuEngine>> {
+        self.page.write(run::IMMEDIATE_EXIT, &[1]);
+        self.ready.complete_all();
+        let _lock = self.run_lock.lock(call);
+        self.vm.free_irq(self.label);
+        self.inner().rsc.take()
+    }
+
+    /// The Resource Manager has told that the VM exited; the VM manager knows already.
+    pub(crate) fn rm_exited(&self) {
+        self.ready.complete();
+    }
+
+    /// The VM's status as the page names it.
+    fn remap_vm_status(&self, vm_status: u32) -> u32 {
+        match vm_status {
+            status::INIT_FAILED => v11::gh_vm_status::GH_VM_STATUS_LOAD_FAILED.0,
+            status::EXITED => v11::gh_vm_status::GH_VM_STATUS_EXITED.0,
+            _ => v11::gh_vm_status::GH_VM_STATUS_CRASHED.0,
+        }
+    }
+
+    /// Whether the VM is alive; if not, that is the exit, and this vCPU's last.
+    fn check_system(&self, inner: &mut Inner, progress: &mut Progress, call: &Call<'_>) -> bool {
+        let (vm_status, info) = self.vm.read_status(call);
+        if vm_status == status::RUNNING {
+            return true;
+        }
+        let shown = self.remap_vm_status(vm_status);
+        self.page.write(run::STATUS, &shown.to_le_bytes());
+        self.page.write(run::STATUS_EXIT_INFO, &info.to_bytes());
+        self.exit(v11::GH_VCPU_EXIT_STATUS);
+        progress.exit = Some(Exit::Status { status: shown, info });
+        inner.state = State::SystemDown;
+        false
+    }
+
+    fn exit(&self, reason: u32) {
+        self.page.write(run::EXIT_REASON, &reason.to_le_bytes());
+    }
+
+    /// An access that the hypervisor could not serve. True: served here, the vCPU runs on.
+    fn handle_mmio(&self, inner: &mut Inner, progress: &mut Progress, resp: &VcpuRunResp) -> bool {
+        let [addr, len, data] = resp.data;
+        let differences = &self.vm.kernel().differences;
+        if differences.demand_paging {
+            // The access that this asks for is what the page's byte says, which user space may have written.
+            let write = self.page.byte(run::MMIO_IS_WRITE) != 0;
+            if matches!(self.vm.demand_page(addr, write), Ok(()) | Err(Errno::EAGAIN)) {
+                return true;
+            }
+        }
+        let len = if differences.answer_clamped { len.min(8) } else { len };
+        let is_write = resp.state == hyp::MMIO_WRITE;
+        if is_write {
+            if self.vm.mmio_write(addr, len, data) {
+                return true;
+            }
+            let shown = usize::try_from(len).unwrap_or(8).min(8);
+            self.page.write(run::MMIO_DATA, data.to_le_bytes().get(..shown).unwrap_or_default());
+        } else {
+            inner.state = State::MmioRead;
+            inner.mmio_read_len = len;
+        }
+        self.page.write(run::MMIO_IS_WRITE, &[u8::from(is_write)]);
+        if differences.resume_actions != ResumeActions::None {
+            inner.mmio_addr = addr;
+            if is_write {
+                inner.state = State::MmioWrite;
+            }
+            self.page.write(run::MMIO_RESUME_ACTION, &[android::GUNYAH_VCPU_RESUME_HANDLED]);
+        }
+        self.page.write(run::MMIO_PHYS_ADDR, &addr.to_le_bytes());
+        self.page.write(run::MMIO_LEN, &(len as u32).to_le_bytes());
+        self.exit(v11::GH_VCPU_EXIT_MMIO);
+        progress.exit = Some(Exit::Mmio { addr, len: len as u32, write: is_write.then_some(data) });
+        false
+    }
+
+    /// The guest touched memory that isn't there. True: it is now, the vCPU runs on.
+    fn handle_page_fault(&self, progress: &mut Progress, resp: &VcpuRunResp) -> bool {
+        let [addr, write, _] = resp.data;
+        let attempt = match self.vm.demand_page(addr, write != 0) {
+            Ok(()) | Err(Errno::EAGAIN) => return true,
+            Err(errno) => -errno.0,
+        };
+        self.page.write(run::FAULT_PHYS_ADDR, &addr.to_le_bytes());
+        self.page.write(run::FAULT_ATTEMPT, &attempt.to_le_bytes());
+        // A preset only: the state stays "ready", so nothing ever reads it.
+        self.page.write(run::FAULT_RESUME_ACTION, &[android::GUNYAH_VCPU_RESUME_FAULT]);
+        self.exit(android::GUNYAH_VCPU_EXIT_PAGE_FAULT);
+        progress.exit = Some(Exit::PageFault { addr, attempt });
+        false
+    }
+
+    /// Takes user space's answer to the last MMIO exit out of the page.
+    fn consume_answer(&self, inner: &mut Inner, resume: &mut [u64; 3]) -> Result<(), Errno> {
+        let actions = self.vm.kernel().differences.resume_actions;
+        if actions != ResumeActions::None {
+            match self.page.byte(run::MMIO_RESUME_ACTION) {
+                android::GUNYAH_VCPU_RESUME_HANDLED => resume[1] = RESUME_EMULATE,
+                android::GUNYAH_VCPU_RESUME_FAULT => resume[1] = RESUME_FAULT,
+                android::GUNYAH_VCPU_RESUME_RETRY if actions == ResumeActions::FaultAndRetry => {
+                    // One more try to find memory there, whatever comes of it.
+                    let _ = self.vm.demand_page(inner.mmio_addr, inner.state == State::MmioWrite);
+                    resume[1] = RESUME_RETRY;
+                }
+                // The state is kept: user space may put another byte there and run again.
+                _ => return Err(Errno::EINVAL),
+            }
+        }
+        if inner.state == State::MmioRead {
+            // Longer than 8 would reach beyond the first word, as it would on the driver's stack.
+            let mut words = [0u8; 24];
+            let len = usize::try_from(inner.mmio_read_len).unwrap_or(24).min(24);
+            if let Some(bytes) = words.get_mut(..len) {
+                self.page.read(run::MMIO_DATA, bytes);
+            }
+            let (first, _) = words.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
+            resume[0] = u64::from_le_bytes(*first);
+        }
+        inner.state = State::Ready;
+        Ok(())
+    }
+
+    /// `RUN`.
+    pub(crate) fn run(self: &Arc<Self>, call: &Call<'_>) -> Result<Answer, Errno> {
+        if !self.bound.load(Ordering::Acquire) {
+            return Err(Errno::ENODEV);
+        }
+        self.vm.kernel().observer.run();
+        let mut progress = Progress::default();
+        let result = {
+            let lock = self.run_lock.lock_interruptible(call);
+            // Interrupted: the caller is gone, whatever is answered.
+            let _lock = lock.map_err(|_| Errno::EINTR)?;
+            self.run_locked(&mut self.inner(), &mut progress, call)
+        };
+        if progress.answer_in_hand {
+            self.vm.kernel().observer.answer_lost();
+        }
+        // A signal that is pending now overrides everything: the answer below then finds nobody, and the exit stays in
+        // the page, where a caller that only looks at the result will miss it.
+        let exit = progress.exit;
+        let reply = result.map_or_else(Reply::Error, |()| Reply::Value(0));
+        Ok(Answer { reply, undo: Undo::Run(exit) })
+    }
+
+    fn run_locked(&self, inner: &mut Inner, progress: &mut Progress, call: &Call<'_>) -> Result<(), Errno> {
+        if inner.rsc.is_none() {
+            return Err(Errno::ENODEV);
+        }
+        let differences = &self.vm.kernel().differences;
+        let mut resume = [0u64; 3];
+        match inner.state {
+            State::Unknown => {
+                // While the VM starts this waits for the end of the start.
+                if !self.vm.is_running() && !self.check_system(inner, progress, call) {
+                    return Ok(());
+                }
+                inner.state = State::Ready;
+            }
+            State::MmioRead | State::MmioWrite => {
+                let owed = inner.state == State::MmioRead;
+                self.consume_answer(inner, &mut resume)?;
+                progress.answer_in_hand = owed || resume[1] == RESUME_FAULT;
+            }
+            State::SystemDown => return Ok(()),
+            State::Ready => {}
+        }
+        if differences.demand_paging && differences.owner_check {
+            self.vm.check_owner(call)?;
+        }
+
+        let started = Instant::now();
+        while !call.signal_pending() {
+            if self.page.byte(run::IMMEDIATE_EXIT) != 0 {
+                return Err(Errno::EINTR);
+            }
+            let resp = self.hypercall(inner, resume, started, call);
+            progress.answer_in_hand = false;
+            if differences.answer_clamped {
+                resume = [0; 3];
+            }
+            let resp = match resp {
+                Ok(resp) => resp,
+                Err(HypError::Retry) => {
+                    schedule(started, call);
+                    continue;
+                }
+                Err(error) => return Err(remap_error(error)),
+            };
+            match resp.state {
+                hyp::READY => schedule(started, call),
+                hyp::POWERED_OFF => {
+                    if !self.check_system(inner, progress, call) {
+                        return Ok(());
+                    }
+                    if !self.wait_for_wakeup(inner, progress, call) {
+                        return Ok(());
+                    }
+                }
+                hyp::EXPECTS_WAKEUP => {
+                    if !self.wait_for_wakeup(inner, progress, call) {
+                        return Ok(());
+                    }
+                }
+                hyp::BLOCKED => schedule(started, call),
+                hyp::MMIO_READ | hyp::MMIO_WRITE => {
+                    if !self.handle_mmio(inner, progress, &resp) {
+                        return Ok(());
+                    }
+                }
+                hyp::PAGE_FAULT if differences.demand_paging => {
+                    if !self.handle_page_fault(progress, &resp) {
+                        return Ok(());
+                    }
+                }
+                other => {
+                    self.vm
+                        .kernel()
+                        .observer
+                        .note(|| format!("vCPU {}: unknown state {other:#x}", self.label));
+                    if differences.unknown_state == UnknownState::Invalid {
+                        return Err(Errno::EINVAL);
+                    }
+                    schedule(started, call);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The hypercall. A long one lets other threads receive calls meanwhile.
+    fn hypercall(
+        &self,
+        inner: &mut Inner,
+        resume: [u64; 3],
+        started: Instant,
+        call: &Call<'_>,
+    ) -> Result<VcpuRunResp, HypError> {
+        let entered = Instant::now();
+        let preempt = || {
+            if call.leads() && started.elapsed() > SLICE {
+                call.may_sleep();
+            }
+            // The host's timer tick comes, too: the loop then looks at `immediate_exit`.
+            entered.elapsed() > TICK || if call.leads() { call.signal_pending() } else { call.interrupted() }
+        };
+        match &mut inner.rsc {
+            Some(engine) => engine.vcpu_run(resume, &preempt),
+            None => Err(HypError::Invalid),
+        }
+    }
+
+    /// Sleeps until the hypervisor's interrupt or the VM's end. False: the VM's end, or a signal.
+    fn wait_for_wakeup(&self, inner: &mut Inner, progress: &mut Progress, call: &Call<'_>) -> bool {
+        let woken = self.ready.wait_interruptible(call);
+        // Before the next hypercall, so that an interrupt that comes with it is not forgotten.
+        self.ready.reinit();
+        // Interrupted: the loop ends by itself at the pending signal.
+        woken.is_err() || self.check_system(inner, progress, call)
+    }
+}
+
+/// Lets others run. A call that keeps coming here becomes one that may take long, and then burns no CPU for it.
+fn schedule(started: Instant, call: &Call<'_>) {
+    if started.elapsed() > SLICE {
+        call.may_sleep();
+    }
+    if call.leads() {
+        std::thread::yield_now();
+    } else {
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+/// A hypervisor error as an errno.
+fn remap_error(error: HypError) -> Errno {
+    match error {
+        HypError::NoMem => Errno::ENOMEM,
+        HypError::Denied => Errno::EACCES,
+        HypError::Busy => Errno::EBUSY,
+        HypError::Unimplemented => Errno::EOPNOTSUPP,
+        HypError::Retry => Errno::EAGAIN,
+        HypError::Invalid => Errno::EINVAL,
+    }
+}
+
+impl ExitInfo {
+    fn to_bytes(self) -> [u8; run::EXIT_INFO_SIZE] {
+        let mut out = [0; run::EXIT_INFO_SIZE];
+        let fields: [(usize, &[u8]); 3] = [
+            (run::EXIT_INFO_TYPE, &self.exit_type.to_le_bytes()),
+            (run::EXIT_INFO_REASON_SIZE, &self.reason_size.to_le_bytes()),
+            (run::EXIT_INFO_REASON, &self.reason),
+        ];
+        for (offset, bytes) in fields {
+            if let Some(place) = out.get_mut(offset..offset + bytes.len()) {
+                place.copy_from_slice(bytes);
+            }
+        }
+        out
+    }
+}
