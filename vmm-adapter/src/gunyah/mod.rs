@@ -1,0 +1,117 @@
+//! The Gunyah backend, on every flavour that `gunyah-ioctls` drives.
+//!
+//! What differs between flavours, as the [capabilities](crate::Capabilities) of a VM tell it:
+//!
+//! | | v11 | android14(-early) | android15 | android16 | v17 |
+//! |---|---|---|---|---|---|
+//! | [`PlainVm`](Feature::PlainVm) | yes | yes | no: shared memory is never executable | yes | no: every VM is isolated |
+//! | [`PrivateMemory`](Feature::PrivateMemory) | no | yes | yes | yes | yes |
+//! | [`OwnMemory`](Feature::OwnMemory) | yes | yes | yes | yes | no: [`Vm::allocate`] |
+//! | [`Firmware`](Feature::Firmware) | no | yes | yes | yes | no |
+//! | [`BootContext`](Feature::BootContext), [`MmioFault`](Feature::MmioFault) | no | no | yes | yes | yes |
+//!
+//! No flavour has registers, dirty-page tracking, memory that comes back, or a reset in place.
+
+mod error;
+mod exit;
+mod functions;
+mod memory;
+mod sys;
+mod tree;
+mod vcpu;
+mod vm;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::caps::{Backend, Capabilities, Feature};
+use crate::config::{VmConfig, VmKind};
+use crate::error::Result;
+use crate::hypervisor::Hypervisor;
+use crate::vm::Vm;
+
+/// Gunyah on this host.
+#[derive(Debug)]
+pub struct Gunyah {
+    device: Arc<gunyah_ioctls::Gunyah>,
+    capabilities: Capabilities,
+}
+
+impl Gunyah {
+    /// Where the kernel puts the device.
+    pub const DEFAULT_PATH: &str = gunyah_ioctls::Gunyah::DEFAULT_PATH;
+
+    /// Opens [`Gunyah::DEFAULT_PATH`].
+    ///
+    /// # Errors
+    /// As [`Gunyah::open_path`].
+    pub fn open() -> Result<Self> {
+        Self::open_path(Self::DEFAULT_PATH)
+    }
+
+    /// Opens the device at `path`. Whether it is a Gunyah device is found out by [`Hypervisor::create_vm`].
+    ///
+    /// # Errors
+    /// [`Backend`](crate::Error::Backend), with the errno of `open`: ENOENT for a node that is not there, EACCES for one
+    /// that may not be opened.
+    pub fn open_path(path: impl AsRef<Path>) -> Result<Self> {
+        gunyah_ioctls::Gunyah::new_with_path(path).map(Self::from).map_err(error::backend("open"))
+    }
+}
+
+impl From<gunyah_ioctls::Gunyah> for Gunyah {
+    /// Takes a device that is open already.
+    fn from(device: gunyah_ioctls::Gunyah) -> Self {
+        // Read-only memory is what all flavours have; all else is known when a VM can be asked.
+        let capabilities = Capabilities::new(
+            Backend::Gunyah,
+            &[Feature::ReadOnlyMemory],
+            VmConfig::DEFAULT_MAX_VCPUS,
+            VmConfig::DEFAULT_GUEST_PHYS_BITS,
+        );
+        Self { device: Arc::new(device), capabilities }
+    }
+}
+
+impl Hypervisor for Gunyah {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Makes a VM and finds out what the host has, on the VM that will be used.
+    ///
+    /// A device that is no Gunyah, and the vendor ABI that cannot run other guests than the vendor's, are found here:
+    /// [`Backend`](crate::Error::Backend), and the source says which.
+    fn create_vm(&self, config: &VmConfig) -> Result<Arc<dyn Vm>> {
+        config.check()?;
+        let fd = self.device.create_vm().map_err(error::backend("create_vm"))?;
+        let capabilities = capabilities(fd.features(), config);
+        match config.kind {
+            VmKind::Plain => capabilities.require(Feature::PlainVm)?,
+            VmKind::Protected => capabilities.require(Feature::PrivateMemory)?,
+            VmKind::ProtectedFirmware { .. } => capabilities.require(Feature::Firmware)?,
+        }
+        Ok(Arc::new(vm::GunyahVm::new(Arc::clone(&self.device), fd, config.clone(), capabilities)))
+    }
+}
+
+/// What a VM of this host offers.
+fn capabilities(host: &gunyah_ioctls::Features, config: &VmConfig) -> Capabilities {
+    use gunyah_ioctls::Feature as Host;
+    let user_memory = host.has(Host::UserMemory);
+    // android15 takes shared memory, and then no instruction can be fetched from it.
+    let android15 =
+        user_memory && host.has(Host::BootContext) && !host.has(Host::Cma) && !host.has(Host::GuestMemory);
+    let offered = [
+        (Feature::PlainVm, user_memory && !android15),
+        (Feature::ReadOnlyMemory, true),
+        (Feature::OwnMemory, user_memory),
+        (Feature::PrivateMemory, host.has(Host::Lend) || host.has(Host::GuestMemory)),
+        (Feature::Firmware, host.has(Host::Firmware)),
+        (Feature::BootContext, host.has(Host::BootContext)),
+        (Feature::MmioFault, host.mmio_fault()),
+    ];
+    let features: Vec<Feature> =
+        offered.iter().filter(|(_, has)| *has).map(|(feature, _)| *feature).collect();
+    Capabilities::new(Backend::Gunyah, &features, config.max_vcpus, config.guest_phys_bits)
+}

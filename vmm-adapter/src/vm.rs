@@ -1,0 +1,143 @@
+//! A virtual machine.
+
+use std::fmt::Debug;
+
+use vm_fdt::FdtWriter;
+use vm_memory::GuestAddress;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::boot::BootContext;
+use crate::caps::Capabilities;
+use crate::config::{IrqLine, VmConfig};
+use crate::error::Result;
+use crate::memory::{MemoryRegion, Sharing};
+use crate::phase::Phase;
+use crate::vcpu::Vcpu;
+
+/// What a guest's store must look like to fire an ioevent. The address is always the exact one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IoEventMatch {
+    /// Any width, any value.
+    Any,
+    /// This value, stored with this width of 1, 2, 4 or 8 bytes.
+    Value {
+        /// The width in bytes.
+        width: u8,
+        /// The value.
+        value: u64,
+    },
+}
+
+/// A virtual machine.
+///
+/// It walks through the [phases](Phase) configuring, running and stopped; each method says where it may be called. The
+/// hypervisor's VM goes away with the last of this and its vCPUs.
+///
+/// Gunyah v11 to android14 take the memory back after the last one is closed, in the background.
+pub trait Vm: Debug + Send + Sync {
+    /// What this VM offers. Any phase.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// What it was made from. Any phase.
+    fn config(&self) -> &VmConfig;
+
+    /// Where in its life it is. Any phase.
+    fn phase(&self) -> Phase;
+
+    /// The memory given so far, in the order in which it was given. Any phase.
+    fn memory(&self) -> Vec<MemoryRegion>;
+
+    /// Gives memory to the guest. Configuring only.
+    ///
+    /// The first region is the main one. On Gunyah it holds payload and devicetree, and the guest can execute from it.
+    /// The VM keeps the region until the hypervisor is done with it.
+    ///
+    /// # Errors
+    /// - [`InvalidArgument`](crate::Error::InvalidArgument): it overlaps memory given before, or lies outside of the
+    ///   guest's address space.
+    /// - [`Unsupported`](crate::Error::Unsupported): private memory without
+    ///   [`Feature::PrivateMemory`](crate::Feature::PrivateMemory), and so on.
+    /// - [`WrongState`](crate::Error::WrongState), [`Backend`](crate::Error::Backend). On Gunyah ENOMEM is most often the
+    ///   limit of locked memory (`ulimit -l`).
+    fn map(&self, region: &MemoryRegion) -> Result<()>;
+
+    /// Makes memory of the kind that this host's hypervisor takes, and gives it to the guest. Configuring only.
+    ///
+    /// This is [`MemoryRegion::new`] and [`Vm::map`] where there is
+    /// [`Feature::OwnMemory`](crate::Feature::OwnMemory), and memory of the hypervisor's making where there is not.
+    ///
+    /// # Errors
+    /// As [`Vm::map`] and [`MemoryRegion::new`].
+    fn allocate(&self, addr: GuestAddress, size: u64, sharing: Sharing) -> Result<MemoryRegion>;
+
+    /// Takes the region at `addr` back from the guest. Needs [`Feature::Unmap`](crate::Feature::Unmap).
+    fn unmap(&self, addr: GuestAddress) -> Result<()>;
+
+    /// Adds the vCPU with this number. Configuring only.
+    ///
+    /// # Errors
+    /// - [`InvalidArgument`](crate::Error::InvalidArgument): `id` is not below [`VmConfig::vcpus`], or taken.
+    /// - [`WrongState`](crate::Error::WrongState), [`Backend`](crate::Error::Backend).
+    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>>;
+
+    /// Makes each signal on `fd` an interrupt on `line`. Configuring and running.
+    ///
+    /// Write 1 for each signal; nobody reads the counter. What is signalled before the start is lost.
+    ///
+    /// # Errors
+    /// - [`InvalidArgument`](crate::Error::InvalidArgument): the line is not declared in [`VmConfig`], or with another
+    ///   trigger, or is bound already. On every backend, also where the hypervisor would not mind.
+    /// - [`WrongState`](crate::Error::WrongState), [`Backend`](crate::Error::Backend).
+    fn register_irqfd(&self, fd: &EventFd, line: IrqLine) -> Result<()>;
+
+    /// Undoes [`Vm::register_irqfd`]. Any phase.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::Error::InvalidArgument): that `fd` is not bound to that `line`.
+    fn unregister_irqfd(&self, fd: &EventFd, line: IrqLine) -> Result<()>;
+
+    /// Makes a guest's store to `addr` signal `fd`, without an exit. Configuring and running.
+    ///
+    /// # Errors
+    /// - [`InvalidArgument`](crate::Error::InvalidArgument): a width that is not 1, 2, 4 or 8; a value that does not fit
+    ///   it; a match that another ioevent at `addr` has already.
+    /// - [`WrongState`](crate::Error::WrongState), [`Backend`](crate::Error::Backend).
+    fn register_ioevent(&self, fd: &EventFd, addr: GuestAddress, want: IoEventMatch) -> Result<()>;
+
+    /// Undoes [`Vm::register_ioevent`]. Any phase.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::Error::InvalidArgument): there is no such ioevent.
+    fn unregister_ioevent(&self, fd: &EventFd, addr: GuestAddress, want: IoEventMatch) -> Result<()>;
+
+    /// Adds what this hypervisor wants below the root of the guest's devicetree. Configuring only, after the memory.
+    ///
+    /// `gic` is the phandle of the interrupt controller. [`fdt::write`](crate::fdt::write) calls this.
+    fn describe(&self, tree: &mut FdtWriter, gic: u32) -> Result<()>;
+
+    /// How many bytes to leave free behind a tree of `blob` bytes, for what the hypervisor adds to it. Any phase.
+    fn tree_slack(&self, blob: u64) -> u64;
+
+    /// Ends the configuration and makes the vCPUs runnable. Configuring only.
+    ///
+    /// A start that the hypervisor refused is final: the VM is [`Phase::Stopped`] then.
+    ///
+    /// # Errors
+    /// - [`InvalidArgument`](crate::Error::InvalidArgument): no devicetree at `boot.fdt`, one that is larger than
+    ///   `boot.fdt_size`, or payload and tree not where this hypervisor needs them. The VM is still configuring.
+    /// - [`Unsupported`](crate::Error::Unsupported): an entry point without
+    ///   [`Feature::BootContext`](crate::Feature::BootContext) that is not the start of the main region.
+    /// - [`WrongState`](crate::Error::WrongState), [`Backend`](crate::Error::Backend). On Gunyah ENODEV is most often a
+    ///   devicetree that the Resource Manager refuses.
+    fn start(&self, boot: &BootContext) -> Result<()>;
+
+    /// Dirty-page tracking, where there is [`Feature::DirtyLog`](crate::Feature::DirtyLog).
+    fn dirty_log(&self) -> Option<&dyn DirtyLog>;
+}
+
+/// Dirty-page tracking.
+pub trait DirtyLog {
+    /// Takes the bitmap of pages of the region at `addr` that were written since the last call: bit 0 of word 0 is the
+    /// first page.
+    fn take(&self, addr: GuestAddress) -> Result<Vec<u64>>;
+}
