@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use crate::features::Flavour;
 
+pub mod causes;
+
 /// A result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 

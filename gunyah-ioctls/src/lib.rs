@@ -58,7 +58,7 @@ mod vm;
 
 pub use boot::{AuthType, BootRegister};
 pub use cma::{CmaMapping, CmaMemory, CmaRegion};
-pub use error::{Error, Result};
+pub use error::{Error, Result, causes};
 pub use exit::{ExitInfo, ExitType, GuestExitCode, VcpuExit, VmStatus};
 pub use features::{Feature, Features, Flavour};
 pub use guest_memory::{GuestMemory, GuestMemoryMapping, HostMapping};

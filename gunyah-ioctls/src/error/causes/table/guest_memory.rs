@@ -1,0 +1,132 @@
+//! Memory from file descriptors: guest memory (v17) and reserved regions (android16).
+
+use super::super::flavours::Flavours;
+use super::super::judge;
+use super::super::operation::Operation::{
+    CreateGuestMemory, MapCmaMemory, MapCmaMemoryHere, MapGuestMemory, MapGuestMemoryHere, PunchGuestMemory,
+    ReadCmaMemory,
+};
+use super::{Row, on};
+
+pub(super) const ROWS: &[Row] = &[
+    Row {
+        id: "guest-memory-size",
+        on: &[on(&[CreateGuestMemory], &[libc::EINVAL], Flavours::V17)],
+        text: "the size is no multiple of the page size, or a flag is unknown",
+        check: "print the size",
+        remedy: "align it; flags are close-on-exec 1 and huge pages 2",
+        judge: judge::guarded,
+    },
+    Row {
+        id: "guest-memory-private",
+        on: &[on(&[MapGuestMemoryHere], &[libc::EINVAL], Flavours::V17)],
+        text: "guest memory can only be mapped MAP_SHARED",
+        check: "the flags of mmap",
+        remedy: "pass MAP_SHARED",
+        judge: judge::guarded,
+    },
+    Row {
+        id: "guest-memory-lent-here",
+        on: &[on(&[MapGuestMemoryHere], &[libc::EBUSY, libc::EPERM, libc::EAGAIN], Flavours::V17)],
+        text: "part of the range is lent to a guest and cannot be taken back for a mapping here",
+        check: "what was lent, and whether that guest still runs",
+        remedy: "map shared memory only, or end the guest first",
+        judge: judge::unseen,
+    },
+    Row {
+        id: "punch-mode",
+        on: &[on(&[PunchGuestMemory], &[libc::EOPNOTSUPP], Flavours::V17)],
+        text: "guest memory only knows punching holes and zeroing, with FALLOC_FL_KEEP_SIZE",
+        check: "the mode of fallocate",
+        remedy: "pass FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE",
+        judge: judge::guarded,
+    },
+    Row {
+        id: "punch-range",
+        on: &[on(&[PunchGuestMemory], &[libc::EINVAL], Flavours::V17)],
+        text: "the range is not aligned to pages, or reaches beyond the memory's size",
+        check: "print offset and length",
+        remedy: "align both, to 2 MiB with huge pages",
+        judge: judge::guarded,
+    },
+    Row {
+        id: "punch-busy",
+        on: &[on(&[PunchGuestMemory], &[libc::EBUSY], Flavours::V17)],
+        text: "the guest's pages could not be taken back",
+        check: "whether the guest runs on them",
+        remedy: "try later; the pages stay with the guest",
+        judge: judge::certain,
+    },
+    Row {
+        id: "map-no-guest-memory",
+        on: &[on(&[MapGuestMemory], &[libc::EINVAL], Flavours::V17)],
+        text: "the file descriptor is no guest memory (it is EINVAL, not EBADF, also for a closed one)",
+        check: "/proc/self/fd: guest memory reads [gh-gmem]",
+        remedy: "pass a file descriptor from creating guest memory",
+        judge: judge::guarded,
+    },
+    Row {
+        id: "map-needs-rodata-full",
+        on: &[on(&[MapGuestMemory], &[libc::EINVAL], Flavours::V17)],
+        text: "memory is to be lent, and the kernel cannot take single pages out of its own mapping",
+        check: "cat /proc/cmdline: needs rodata=full",
+        remedy: "boot the host with rodata=full, or share the memory",
+        judge: judge::unseen,
+    },
+    Row {
+        id: "map-geometry",
+        on: &[on(&[MapGuestMemory], &[libc::EINVAL], Flavours::V17)],
+        text: "an address, offset or size is not aligned, a flag is unknown, no access is given, or a part from the middle is unmapped",
+        check: "print the arguments; with huge pages all must be multiples of 2 MiB",
+        remedy: "align them; unmap whole pieces only",
+        judge: judge::misaligned,
+    },
+    Row {
+        id: "map-bound",
+        on: &[on(&[MapGuestMemory], &[libc::EEXIST], Flavours::V17)],
+        text: "this range of the guest memory is bound already",
+        check: "list the pieces mapped so far",
+        remedy: "map each range once",
+        judge: judge::unseen,
+    },
+    Row {
+        id: "unmap-unknown",
+        on: &[on(&[MapGuestMemory], &[libc::ENOENT], Flavours::V17)],
+        text: "nothing is bound there: memory, address, offset, flags and VM must all be those of the mapping",
+        check: "compare with the mapping",
+        remedy: "unmap with the same arguments",
+        judge: judge::certain,
+    },
+    Row {
+        id: "cma-taken",
+        on: &[on(&[MapCmaMemoryHere], &[libc::EBUSY], Flavours::ANDROID16)],
+        text: "the reserved region is in use: it holds one allocation at a time",
+        check: "which process has the region's memory mapped",
+        remedy: "end the other user",
+        judge: judge::certain,
+    },
+    Row {
+        id: "cma-too-large",
+        on: &[on(&[MapCmaMemoryHere], &[libc::EINVAL], Flavours::ANDROID16)],
+        text: "the mapping is larger than the reserved region, or the second one of this file descriptor",
+        check: "the region's size in the host's devicetree",
+        remedy: "map it once, no larger than the region",
+        judge: judge::certain,
+    },
+    Row {
+        id: "cma-not-readable",
+        on: &[on(&[ReadCmaMemory], &[libc::EACCES], Flavours::ANDROID16)],
+        text: "the memory is shared, or another process allocated it",
+        check: "which process mapped it",
+        remedy: "read it through the mapping",
+        judge: judge::certain,
+    },
+    Row {
+        id: "cma-wrong-file",
+        on: &[on(&[MapCmaMemory], &[libc::EBADF], Flavours::ANDROID16)],
+        text: "the file descriptor is no memory of a reserved region",
+        check: "where it comes from",
+        remedy: "open /dev/<region> and create the memory there",
+        judge: judge::certain,
+    },
+];
