@@ -136,9 +136,9 @@ start_cpu1:
         adr     x2, secondary
         mov     x3, xzr
         psci    PSCI_CPU_ON
-        cmp     x0, #PSCI_INVALID_PARAMS
+        cmp     w0, #PSCI_INVALID_PARAMS        // an int32: nothing is said about the upper half
         b.eq    only_one
-        cbnz    x0, cpu1_refused
+        cbnz    w0, cpu1_refused
 
         adr     x19, flag
         mov     w1, #PATIENCE
@@ -151,7 +151,7 @@ start_cpu1:
         b       reset
 
 cpu1_refused:
-        mov     x25, x0
+        mov     w25, w0
         say     text_refused
         mov     x0, x25
         bl      puthex

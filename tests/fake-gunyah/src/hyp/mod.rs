@@ -1,5 +1,9 @@
 //! The hypervisor below the driver: what its `vcpu_run` call answers.
 
+pub mod machine;
+mod machine_bus;
+mod machine_engine;
+mod psci;
 pub mod script;
 
 /// What one `vcpu_run` hypercall answers when it succeeds: a state and its three words of data.

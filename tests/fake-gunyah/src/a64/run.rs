@@ -1,0 +1,104 @@
+//! The loop: fetch, decode, execute; and the completion of MMIO.
+
+use super::alu::bits;
+use super::cpu::Pending;
+use super::exception::{self, EXTERNAL_ABORT, INSTRUCTION_ABORT, PC_ALIGNMENT, UNDEFINED, syndrome};
+use super::mem::widen;
+use super::stop::{Exec, Fault, Stop, Trap, UNKNOWN};
+use super::{Bus, Cpu, RamAccess, branch, dp_imm, dp_reg, mem};
+
+impl Cpu {
+    /// Executes up to `instructions` instructions. `None` says that all of them were; else, why not.
+    ///
+    /// After an MMIO stop, answer it first: running on without an answer tries the access again.
+    pub fn run<B: Bus + ?Sized>(&mut self, bus: &mut B, instructions: u32) -> Option<Stop> {
+        self.pending = None;
+        for _ in 0..instructions {
+            let stop = self.step(bus);
+            if stop.is_some() {
+                return stop;
+            }
+        }
+        None
+    }
+
+    fn step<B: Bus + ?Sized>(&mut self, bus: &mut B) -> Option<Stop> {
+        let pc = self.pc;
+        if pc & 3 != 0 {
+            return exception::take(self, 0, syndrome(PC_ALIGNMENT, 0), Some(pc), pc);
+        }
+        let word = match bus.fetch(pc) {
+            Ok(word) => word,
+            Err(RamAccess::NotMapped) => return Some(Stop::PageFault { addr: pc, write: false }),
+            Err(_) => {
+                return exception::take(self, 0, syndrome(INSTRUCTION_ABORT, EXTERNAL_ABORT), Some(pc), pc);
+            }
+        };
+        let next = pc.wrapping_add(4);
+        self.next_pc = next;
+        match execute(self, bus, word) {
+            Ok(()) => {
+                self.pc = self.next_pc;
+                None
+            }
+            Err(Trap::After(stop)) => {
+                self.pc = next;
+                Some(stop)
+            }
+            Err(Trap::At(stop)) => Some(stop),
+            Err(Trap::Fault(kind)) => Some(Stop::Fault(Fault { pc, word, kind })),
+            Err(Trap::Exception { esr, far, next: after }) => {
+                exception::take(self, word, esr, far, if after { next } else { pc })
+            }
+        }
+    }
+
+    /// Whether an MMIO access waits for its answer.
+    pub fn mmio_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Ends the MMIO access: a load gets the low bytes of `value`, extended as its instruction says; a store is done.
+    /// Without a pending access this does nothing.
+    pub fn complete_mmio(&mut self, value: u64) {
+        match self.pending.take() {
+            Some(Pending::Load { rt, len, signed, sf }) => self.set_x(rt, widen(value, len, signed, sf)),
+            Some(Pending::Store) => {}
+            None => return,
+        }
+        self.pc = self.pc.wrapping_add(4);
+    }
+
+    /// Forgets the MMIO access, so that the instruction is executed again.
+    pub fn retry_mmio(&mut self) {
+        self.pending = None;
+    }
+
+    /// Ends the MMIO access to `addr` with a synchronous external abort for the guest. The stop is a fault if the guest has
+    /// no vectors. Without a pending access this does nothing.
+    pub fn abort_mmio(&mut self, addr: u64) -> Option<Stop> {
+        let write = self.pending.take()? == Pending::Store;
+        match exception::data_abort(addr, EXTERNAL_ABORT, write) {
+            Trap::Exception { esr, far, .. } => {
+                let pc = self.pc;
+                exception::take(self, 0, esr, far, pc)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Decodes the main groups.
+fn execute<B: Bus + ?Sized>(cpu: &mut Cpu, bus: &mut B, word: u32) -> Exec {
+    match bits(word, 28, 25) {
+        0b1000 | 0b1001 => dp_imm::exec(cpu, word),
+        0b1010 | 0b1011 => branch::exec(cpu, bus, word),
+        0b0100 | 0b0110 | 0b1100 | 0b1110 => mem::exec(cpu, bus, word),
+        0b0101 | 0b1101 => dp_reg::exec(cpu, word),
+        // UDF is the one encoding that is undefined for ever: the guest asked for the exception.
+        0b0000 if word >> 16 == 0 => {
+            Err(Trap::Exception { esr: syndrome(UNDEFINED, 0), far: None, next: false })
+        }
+        _ => Err(UNKNOWN),
+    }
+}
