@@ -28,6 +28,10 @@ errnos! {
 }
 
 impl Errno {
+    /// What a driver returns for "a signal has come": the caller sees `EINTR`, or its call starts over if the signal's
+    /// handler says so. Never seen by user space.
+    pub(crate) const ERESTARTSYS: Self = Self(512);
+
     /// The calling thread's `errno`.
     pub(crate) fn last() -> Self {
         Self(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))

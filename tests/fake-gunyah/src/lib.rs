@@ -34,12 +34,16 @@ mod fake;
 pub mod flavour;
 pub mod hyp;
 mod kernel;
+#[cfg(feature = "record")]
+pub mod record;
+#[cfg(feature = "record")]
+pub mod replay;
 pub mod rm;
 mod trace;
 mod transport;
 
 pub use errno::Errno;
-pub use fake::{Builder, Error, Fake, Guest, Handle};
+pub use fake::{Builder, Child, Error, Fake, Forwarder, Guest, Handle};
 pub use flavour::Flavour;
 pub use hyp::script::{Answer, Script};
 pub use kernel::observer::{CallRecord, Target};

@@ -1,6 +1,7 @@
 //! The fake as a library: build one, run a closure in it, look at what happened.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -10,13 +11,18 @@ use crate::hyp::script::Script;
 use crate::kernel::guest::Guests;
 use crate::kernel::observer::Observer;
 use crate::kernel::{Hypervisor, Kernel, Settings};
+use crate::trace::Trace;
 use crate::transport::filter;
 use crate::transport::pool::Pool;
 use crate::transport::sys;
 
+mod child;
 mod handle;
+mod signals;
 
+pub use child::Child;
 pub use handle::Handle;
+pub use signals::Forwarder;
 
 /// How long the end of a run waits for what was left open.
 const GRACE: Duration = Duration::from_millis(500);
@@ -38,6 +44,14 @@ pub enum Error {
     Host {
         /// What was tried.
         what: &'static str,
+        /// What the kernel answered.
+        errno: Errno,
+    },
+    /// A program cannot be run.
+    #[error("cannot run {program}: {}", std::io::Error::from_raw_os_error(errno.0))]
+    Spawn {
+        /// The program, as it was named.
+        program: String,
         /// What the kernel answered.
         errno: Errno,
     },
@@ -77,6 +91,8 @@ pub struct Builder {
     memlock: Option<u64>,
     start_failure: Option<Errno>,
     record: bool,
+    trace: Option<Arc<Trace>>,
+    killable: bool,
 }
 
 impl Builder {
@@ -145,19 +161,26 @@ impl Builder {
         self
     }
 
+    /// Writes a line for each call, with its arguments and its result in words.
+    #[must_use]
+    pub fn trace(mut self, out: impl std::io::Write + Send + 'static) -> Self {
+        self.trace = Some(Arc::new(Trace::new(Box::new(out))));
+        self
+    }
+
     /// Makes the fake.
     ///
     /// # Errors
     /// [`Error::NoListener`] if this host or sandbox gives no seccomp listener; it says why in one line.
     pub fn build(mut self) -> Result<Fake, Error> {
-        probe_listener()?;
+        self.killable = probe_listener()?;
         if self.devices.is_empty() {
             self.devices.push(Fake::DEFAULT_DEVICE.into());
         }
         Ok(Fake { settings: self })
     }
 
-    fn kernel(&self) -> Result<std::sync::Arc<Kernel>, Error> {
+    fn kernel(&self) -> Result<Arc<Kernel>, Error> {
         Kernel::new(Settings {
             flavour: self.flavour,
             differences: self.differences.unwrap_or_else(|| self.flavour.differences()),
@@ -168,7 +191,7 @@ impl Builder {
             },
             memlock: self.memlock,
             start_failure: self.start_failure,
-            observer: Observer::new(self.record, None),
+            observer: Observer::new(self.record, self.trace.clone()),
         })
         .map_err(|errno| Error::Host { what: "inotify or epoll", errno })
     }
@@ -196,6 +219,8 @@ impl Fake {
             memlock: None,
             start_failure: None,
             record: true,
+            trace: None,
+            killable: true,
         }
     }
 
@@ -212,8 +237,9 @@ impl Fake {
     /// With the closure's panic, if it panics.
     pub fn run<T: Send>(&self, body: impl FnOnce(&Handle) -> T + Send) -> Result<T, Error> {
         let kernel = self.settings.kernel()?;
-        let handle = Handle::new(std::sync::Arc::clone(&kernel));
+        let handle = Handle::new(Arc::clone(&kernel));
         let filter = filter::program();
+        let killable = self.settings.killable;
         let (to_us, from_body) = mpsc::sync_channel(1);
         let (go, wait) = mpsc::sync_channel::<()>(1);
 
@@ -221,7 +247,7 @@ impl Fake {
             let body = std::thread::Builder::new().name("fake-gunyah-body".into()).spawn_scoped(scope, {
                 let handle = handle.clone();
                 move || {
-                    let listener = sys::install_listener(&filter);
+                    let listener = sys::install_listener(&filter, killable);
                     let refused = listener.is_err();
                     let _ = to_us.send(listener);
                     // From here on the listener must be served, so wait until it is.
@@ -240,7 +266,7 @@ impl Fake {
             let listener = from_body.recv().unwrap_or(Err(Errno::EPIPE));
             let started = listener
                 .map_err(no_listener)
-                .and_then(|listener| Pool::start(kernel, listener).map_err(pool_error));
+                .and_then(|listener| Pool::start(kernel, listener, killable).map_err(pool_error));
             let pool = match started {
                 Ok(pool) => pool,
                 Err(error) => {
@@ -270,11 +296,19 @@ fn pool_error(errno: Errno) -> Error {
     Error::Host { what: "a thread or an eventfd", errno }
 }
 
-/// Tries on a thread of its own, which ends at once.
-fn probe_listener() -> Result<(), Error> {
-    let probe = std::thread::Builder::new().spawn(|| sys::install_listener(&filter::program()).map(drop));
-    let probe = probe.map_err(|error| Error::Host { what: "a thread", errno: error.into() })?;
-    probe.join().unwrap_or(Err(Errno::EPIPE)).map_err(no_listener)
+/// Tries on threads of their own, which end at once. True: received calls can be kept from being interrupted, which
+/// kernels before 5.19 cannot.
+fn probe_listener() -> Result<bool, Error> {
+    let probe = |killable| {
+        let body = move || sys::install_listener(&filter::program(), killable).map(drop);
+        let probe = std::thread::Builder::new().spawn(body);
+        let probe = probe.map_err(|error| Error::Host { what: "a thread", errno: error.into() })?;
+        probe.join().unwrap_or(Err(Errno::EPIPE)).map_err(no_listener)
+    };
+    if probe(true).is_ok() {
+        return Ok(true);
+    }
+    probe(false).map(|()| false)
 }
 
 fn no_listener(errno: Errno) -> Error {

@@ -3,15 +3,13 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 
+use crate::errno::Errno;
 use crate::transport::call::Call;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The wait was ended by a signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Interrupted;
 
 /// Something to wait for; it may happen before anybody waits.
 #[derive(Debug, Default)]
@@ -51,7 +49,7 @@ impl Completion {
     }
 
     /// Waits until it is completed or the caller gets a signal.
-    pub(crate) fn wait_interruptible(&self, call: &Call<'_>) -> Result<(), Interrupted> {
+    pub(crate) fn wait_interruptible(&self, call: &Call<'_>) -> Result<(), Errno> {
         loop {
             {
                 let mut state = lock(&self.state);
@@ -66,10 +64,10 @@ impl Completion {
                     state.waiting.push(me);
                 }
             }
-            if call.interrupted() {
+            if let Some(errno) = call.interrupted() {
                 let me = std::thread::current().id();
                 lock(&self.state).waiting.retain(|thread| thread.id() != me);
-                return Err(Interrupted);
+                return Err(errno);
             }
             call.sleep();
         }
@@ -112,11 +110,11 @@ impl RunLock {
     }
 
     /// Takes the lock, unless a signal comes first.
-    pub(crate) fn lock_interruptible(&self, call: &Call<'_>) -> Result<RunGuard<'_>, Interrupted> {
+    pub(crate) fn lock_interruptible(&self, call: &Call<'_>) -> Result<RunGuard<'_>, Errno> {
         while !self.try_lock() {
-            if call.interrupted() {
+            if let Some(errno) = call.interrupted() {
                 self.forget_me();
-                return Err(Interrupted);
+                return Err(errno);
             }
             call.sleep();
         }

@@ -76,7 +76,7 @@ impl Vm {
         if !(v11::GH_FN_VCPU..=v11::GH_FN_IOEVENTFD).contains(&desc.type_) {
             return Err(Errno::ENOENT);
         }
-        let lock = self.fn_lock.lock_interruptible(call).map_err(|_| Errno::EINTR)?;
+        let lock = self.fn_lock.lock_interruptible(call)?;
         let bound = self.bind(desc.type_, &arg, call);
         if bound.is_err() && self.kernel().differences.failed_add_wedges {
             // Nobody unlocks this any more. The VM can still be closed.
@@ -110,7 +110,7 @@ impl Vm {
     /// `REMOVE_FUNCTION`.
     pub(crate) fn remove_function(&self, call: &Call<'_>, arg: u64) -> Result<Answer, Errno> {
         let desc = v11::gh_fn_desc::copy_from_user(&call.caller, arg)?;
-        let _lock = self.fn_lock.lock_interruptible(call).map_err(|_| Errno::EINTR)?;
+        let _lock = self.fn_lock.lock_interruptible(call)?;
         if desc.arg_size > MAX_ALLOCATION {
             return Err(Errno::ENOMEM);
         }

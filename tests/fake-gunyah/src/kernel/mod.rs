@@ -46,8 +46,8 @@ impl Answer {
     }
 }
 
-/// A signal can take a caller away at any moment. The kernel's calls don't notice unless they sleep; here the answer has
-/// nowhere to go, so what the call did is taken back, and the caller's next try finds things as they were.
+/// What to do if nobody hears the answer: the caller was killed, or its table of descriptors is full. (On kernels before
+/// 5.19 a signal can take the caller away, too; its next try then finds things as they were.)
 enum Undo {
     None,
     Do(Box<dyn FnOnce() + Send>),
@@ -346,7 +346,7 @@ impl Kernel {
         let delivered = call.reply(reply);
         let failed = match delivered {
             Delivered::Yes(value) => installs && value < 0,
-            Delivered::Interrupted => true,
+            Delivered::Interrupted | Delivered::Gone => true,
         };
         let exit = match undo {
             Undo::Run(exit) => {

@@ -48,7 +48,6 @@ pub struct CallRecord {
     pub request: u32,
     /// The value, the new descriptor, or the error. `None`: a signal took the caller away first.
     pub result: Option<Result<i64, Errno>>,
-    pub(crate) arg: u64,
     pub(crate) decoded: Decoded,
     pub(crate) exit: Option<Exit>,
 }
@@ -56,7 +55,7 @@ pub struct CallRecord {
 /// Counts and records.
 pub(crate) struct Observer {
     record: bool,
-    trace: Option<Trace>,
+    trace: Option<Arc<Trace>>,
     pub(crate) failures: Arc<Failures>,
     answers_lost: AtomicU64,
     exits_lost: AtomicU64,
@@ -74,7 +73,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Observer {
-    pub(crate) fn new(record: bool, trace: Option<Trace>) -> Self {
+    pub(crate) fn new(record: bool, trace: Option<Arc<Trace>>) -> Self {
         Self {
             record,
             trace,
@@ -111,18 +110,17 @@ impl Observer {
             return;
         }
         let is_ioctl = libc::c_long::from(call.notif.nr) == libc::SYS_ioctl;
-        let [fd, request, arg, ..] = call.notif.args;
+        let [fd, request, ..] = call.notif.args;
         let record = CallRecord {
             tid: call.notif.tid,
             fd: if is_ioctl { fd as i32 } else { -1 },
             target,
             request: if is_ioctl { request as u32 } else { 0 },
             result: match delivered {
-                Delivered::Interrupted => None,
+                Delivered::Interrupted | Delivered::Gone => None,
                 Delivered::Yes(value) if value < 0 => Some(Err(Errno(-value as i32))),
                 Delivered::Yes(value) => Some(Ok(value)),
             },
-            arg,
             decoded: lock(&self.pending).remove(&call.notif.id).unwrap_or_default(),
             exit,
         };
@@ -196,5 +194,15 @@ impl Observer {
 
     pub(crate) fn leaked_vms(&self) -> u64 {
         self.leaked_vms.load(Ordering::Relaxed)
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Device => f.write_str("the device"),
+            Self::Vm(vm) => write!(f, "VM {vm}"),
+            Self::Vcpu(vm, id) => write!(f, "vCPU {id} of VM {vm}"),
+        }
     }
 }

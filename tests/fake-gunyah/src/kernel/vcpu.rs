@@ -48,6 +48,7 @@ struct Inner {
     state: State,
     mmio_read_len: u64,
     mmio_addr: u64,
+    attention: Attention,
     /// The hypervisor's vCPU, from start on.
     rsc: Option<Box<dyn VcpuEngine>>,
 }
@@ -100,7 +101,7 @@ impl Vcpu {
             page: file.page.ok_or(Errno::ENOMEM)?,
             ready: Arc::default(),
             run_lock: RunLock::default(),
-            inner: Mutex::new(Inner { state: State::Unknown, mmio_read_len: 0, mmio_addr: 0, rsc: None }),
+            inner: Mutex::new(Inner { state: State::Unknown, mmio_read_len: 0, mmio_addr: 0, attention: Attention::default(), rsc: None }),
         });
         vm.add_resource_ticket(&Ticket::Vcpu(Arc::clone(&vcpu)), call)?;
         if !vm.get() {
@@ -264,28 +265,38 @@ impl Vcpu {
 
     /// `RUN`.
     pub(crate) fn run(self: &Arc<Self>, call: &Call<'_>) -> Result<Answer, Errno> {
+        self.vm.kernel().observer.run();
         if !self.bound.load(Ordering::Acquire) {
             return Err(Errno::ENODEV);
         }
-        self.vm.kernel().observer.run();
         let mut progress = Progress::default();
         let result = {
-            let lock = self.run_lock.lock_interruptible(call);
-            // Interrupted: the caller is gone, whatever is answered.
-            let _lock = lock.map_err(|_| Errno::EINTR)?;
-            self.run_locked(&mut self.inner(), &mut progress, call)
+            let _lock = self.run_lock.lock_interruptible(call)?;
+            let mut inner = self.inner();
+            let attentive = inner.attention.due();
+            let result = self.run_locked(&mut inner, &mut progress, call, attentive);
+            // A pending signal overrides everything. The exit stays in the page, where a caller that only looks at the
+            // result will miss it.
+            let signal = if attentive { call.signal_pending() } else { call.interrupted() };
+            if attentive {
+                inner.attention.saw(signal.is_some());
+            }
+            signal.map_or(result, Err)
         };
         if progress.answer_in_hand {
             self.vm.kernel().observer.answer_lost();
         }
-        // A signal that is pending now overrides everything: the answer below then finds nobody, and the exit stays in
-        // the page, where a caller that only looks at the result will miss it.
-        let exit = progress.exit;
         let reply = result.map_or_else(Reply::Error, |()| Reply::Value(0));
-        Ok(Answer { reply, undo: Undo::Run(exit) })
+        Ok(Answer { reply, undo: Undo::Run(progress.exit) })
     }
 
-    fn run_locked(&self, inner: &mut Inner, progress: &mut Progress, call: &Call<'_>) -> Result<(), Errno> {
+    fn run_locked(
+        &self,
+        inner: &mut Inner,
+        progress: &mut Progress,
+        call: &Call<'_>,
+        attentive: bool,
+    ) -> Result<(), Errno> {
         if inner.rsc.is_none() {
             return Err(Errno::ENODEV);
         }
@@ -310,9 +321,19 @@ impl Vcpu {
         if differences.demand_paging && differences.owner_check {
             self.vm.check_owner(call)?;
         }
+        // A signal that is pending here takes the answer with it. Without an answer it makes no difference whether it
+        // is seen now or at the end.
+        if attentive && progress.answer_in_hand {
+            if let Some(errno) = call.signal_pending() {
+                return Err(errno);
+            }
+        }
 
         let started = Instant::now();
-        while !call.signal_pending() {
+        loop {
+            if let Some(errno) = call.signal_seen() {
+                return Err(errno);
+            }
             if self.page.byte(run::IMMEDIATE_EXIT) != 0 {
                 return Err(Errno::EINTR);
             }
@@ -330,21 +351,18 @@ impl Vcpu {
                 Err(error) => return Err(remap_error(error)),
             };
             match resp.state {
-                hyp::READY => schedule(started, call),
+                hyp::READY | hyp::BLOCKED => schedule(started, call),
                 hyp::POWERED_OFF => {
-                    if !self.check_system(inner, progress, call) {
-                        return Ok(());
-                    }
-                    if !self.wait_for_wakeup(inner, progress, call) {
+                    // Off because the VM is: then it never runs again. Else another vCPU will turn it on.
+                    if !self.check_system(inner, progress, call) || !self.wait_for_wakeup(inner, progress, call)? {
                         return Ok(());
                     }
                 }
                 hyp::EXPECTS_WAKEUP => {
-                    if !self.wait_for_wakeup(inner, progress, call) {
+                    if !self.wait_for_wakeup(inner, progress, call)? {
                         return Ok(());
                     }
                 }
-                hyp::BLOCKED => schedule(started, call),
                 hyp::MMIO_READ | hyp::MMIO_WRITE => {
                     if !self.handle_mmio(inner, progress, &resp) {
                         return Ok(());
@@ -356,10 +374,7 @@ impl Vcpu {
                     }
                 }
                 other => {
-                    self.vm
-                        .kernel()
-                        .observer
-                        .note(|| format!("vCPU {}: unknown state {other:#x}", self.label));
+                    self.vm.kernel().observer.note(|| format!("vCPU {}: unknown state {other:#x}", self.label));
                     if differences.unknown_state == UnknownState::Invalid {
                         return Err(Errno::EINVAL);
                     }
@@ -367,7 +382,6 @@ impl Vcpu {
                 }
             }
         }
-        Ok(())
     }
 
     /// The hypercall. A long one lets other threads receive calls meanwhile.
@@ -384,7 +398,7 @@ impl Vcpu {
                 call.may_sleep();
             }
             // The host's timer tick comes, too: the loop then looks at `immediate_exit`.
-            entered.elapsed() > TICK || if call.leads() { call.signal_pending() } else { call.interrupted() }
+            entered.elapsed() > TICK || call.signal_seen().is_some()
         };
         match &mut inner.rsc {
             Some(engine) => engine.vcpu_run(resume, &preempt),
@@ -392,13 +406,44 @@ impl Vcpu {
         }
     }
 
-    /// Sleeps until the hypervisor's interrupt or the VM's end. False: the VM's end, or a signal.
-    fn wait_for_wakeup(&self, inner: &mut Inner, progress: &mut Progress, call: &Call<'_>) -> bool {
+    /// Sleeps until the hypervisor's interrupt or the VM's end. False: the VM's end.
+    fn wait_for_wakeup(
+        &self,
+        inner: &mut Inner,
+        progress: &mut Progress,
+        call: &Call<'_>,
+    ) -> Result<bool, Errno> {
         let woken = self.ready.wait_interruptible(call);
         // Before the next hypercall, so that an interrupt that comes with it is not forgotten.
         self.ready.reinit();
-        // Interrupted: the loop ends by itself at the pending signal.
-        woken.is_err() || self.check_system(inner, progress, call)
+        woken?;
+        Ok(self.check_system(inner, progress, call))
+    }
+}
+
+/// When `RUN` looks for signals. A look costs as much as the rest of a short `RUN`, so as long as no signals come only
+/// every few calls look. In the others a signal counts as one that came just after.
+#[derive(Debug, Default)]
+struct Attention {
+    runs: u32,
+    last_signal: Option<Instant>,
+}
+
+impl Attention {
+    /// Without signals, every so many calls look.
+    const SELDOM: u32 = 8;
+    /// For so long after a signal every call looks.
+    const ALERT: Duration = Duration::from_millis(5);
+
+    fn due(&mut self) -> bool {
+        self.runs = self.runs.wrapping_add(1);
+        self.runs % Self::SELDOM == 0 || self.last_signal.is_some_and(|at| at.elapsed() < Self::ALERT)
+    }
+
+    fn saw(&mut self, signal: bool) {
+        if signal {
+            self.last_signal = Some(Instant::now());
+        }
     }
 }
 

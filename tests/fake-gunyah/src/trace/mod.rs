@@ -17,6 +17,12 @@ pub(crate) struct Trace {
     out: Mutex<Box<dyn Write + Send>>,
 }
 
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Trace")
+    }
+}
+
 impl Trace {
     pub(crate) fn new(out: Box<dyn Write + Send>) -> Self {
         Self { out: Mutex::new(out) }

@@ -3,10 +3,12 @@
 use std::cell::{Cell, OnceCell};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::Thread;
+use std::time::{Duration, Instant};
 
 use super::memory::Caller;
+use super::pending::Pending;
 use super::pool::Pool;
 use super::sys::{self, Notif, Resp};
 use crate::errno::Errno;
@@ -15,16 +17,35 @@ use crate::errno::Errno;
 pub(crate) struct Sleeper {
     pub(crate) id: u64,
     pub(crate) tid: u32,
-    interrupted: AtomicBool,
+    pub(crate) local: bool,
+    /// What to answer instead of sleeping on; 0 as long as there is no reason to.
+    interrupted: AtomicU32,
+    /// Scans in a row that saw a signal which may be another thread's.
+    doubts: AtomicU32,
     thread: Thread,
 }
 
 impl Sleeper {
-    pub(crate) fn interrupt(&self) {
-        self.interrupted.store(true, Ordering::Release);
+    pub(crate) fn interrupt(&self, errno: Errno) {
+        self.interrupted.store(errno.0.unsigned_abs(), Ordering::Release);
         self.thread.unpark();
     }
+
+    /// A look at the caller's signals.
+    pub(crate) fn look(&self, pending: Pending) {
+        match pending {
+            Pending::No => self.doubts.store(0, Ordering::Relaxed),
+            Pending::Yes => self.interrupt(Errno::ERESTARTSYS),
+            // Another thread would have taken it meanwhile. A plain error: starting the call over is safe only if the
+            // kernel agrees that this thread has a signal.
+            Pending::Maybe if self.doubts.fetch_add(1, Ordering::Relaxed) >= 2 => self.interrupt(Errno::EINTR),
+            Pending::Maybe => {}
+        }
+    }
 }
+
+/// How often a call that runs on looks for signals.
+const LOOK: Duration = Duration::from_micros(100);
 
 /// What a call answers.
 #[derive(Debug)]
@@ -44,8 +65,10 @@ pub(crate) enum Reply {
 pub(crate) enum Delivered {
     /// The caller has it; a descriptor's number is known now.
     Yes(i64),
-    /// A signal took the caller away first: it saw `EINTR`, or its call starts over.
+    /// The answer was "a signal has come": the caller sees `EINTR`, or its call starts over.
     Interrupted,
+    /// The caller is gone: it was killed. (On kernels before 5.19: or a signal took it away.)
+    Gone,
 }
 
 /// One system call in progress.
@@ -54,13 +77,14 @@ pub(crate) struct Call<'a> {
     pub(crate) notif: Notif,
     pub(crate) caller: Caller,
     leading: Cell<bool>,
+    looked: Cell<Instant>,
     sleeper: OnceCell<Arc<Sleeper>>,
 }
 
 impl<'a> Call<'a> {
     pub(crate) fn new(pool: &'a Arc<Pool>, notif: Notif, own_tgid: u32) -> Self {
         let caller = Caller::new(notif.tid, own_tgid);
-        Self { pool, notif, caller, leading: Cell::new(true), sleeper: OnceCell::new() }
+        Self { pool, notif, caller, leading: Cell::new(true), looked: Cell::new(Instant::now()), sleeper: OnceCell::new() }
     }
 
     /// Whether this thread still receives calls for all.
@@ -68,14 +92,27 @@ impl<'a> Call<'a> {
         self.leading.get()
     }
 
-    /// Whether a signal for the caller is pending. The notification of an interrupted call is not valid any more.
-    pub(crate) fn signal_pending(&self) -> bool {
-        self.interrupted() || !sys::notif_valid(self.pool.listener(), self.notif.id)
+    /// Whether a signal for the caller is pending, and what to answer then. Costs a few microseconds.
+    pub(crate) fn signal_pending(&self) -> Option<Errno> {
+        self.interrupted().or_else(|| {
+            let pending = self.pool.signals(self.notif.id, self.notif.tid, self.caller.local);
+            (pending == Pending::Yes).then_some(Errno::ERESTARTSYS)
+        })
     }
 
-    /// The same without a system call, at most a millisecond late. Only of use once the lead is given away.
-    pub(crate) fn interrupted(&self) -> bool {
-        self.sleeper.get().is_some_and(|sleeper| sleeper.interrupted.load(Ordering::Acquire))
+    /// The same for a call that runs on: cheap, and late by a little.
+    pub(crate) fn signal_seen(&self) -> Option<Errno> {
+        if self.leading.get() && self.looked.get().elapsed() >= LOOK {
+            self.looked.set(Instant::now());
+            return self.signal_pending();
+        }
+        self.interrupted()
+    }
+
+    /// The same without a system call, once the lead is given away: the leader looks for signals, every millisecond.
+    pub(crate) fn interrupted(&self) -> Option<Errno> {
+        let errno = self.sleeper.get()?.interrupted.load(Ordering::Acquire);
+        (errno != 0).then_some(Errno(errno as i32))
     }
 
     /// Prepares for work that may take long: from here on another thread receives calls.
@@ -86,7 +123,9 @@ impl<'a> Call<'a> {
         let sleeper = Arc::new(Sleeper {
             id: self.notif.id,
             tid: self.notif.tid,
-            interrupted: AtomicBool::new(false),
+            local: self.caller.local,
+            interrupted: AtomicU32::new(0),
+            doubts: AtomicU32::new(0),
             thread: std::thread::current(),
         });
         self.pool.add_sleeper(Arc::clone(&sleeper));
@@ -97,7 +136,7 @@ impl<'a> Call<'a> {
     /// Sleeps until somebody unparks this thread or the caller gets a signal. May wake for no reason.
     pub(crate) fn sleep(&self) {
         self.may_sleep();
-        if !self.interrupted() {
+        if self.interrupted().is_none() {
             std::thread::park();
         }
     }
@@ -105,6 +144,7 @@ impl<'a> Call<'a> {
     /// Answers the call.
     pub(crate) fn reply(&self, reply: Reply) -> Delivered {
         let listener = self.pool.listener();
+        let interrupted = matches!(reply, Reply::Error(Errno::ERESTARTSYS));
         let mut resp = Resp { id: self.notif.id, ..Resp::default() };
         let sent = match reply {
             Reply::Fd { fd, cloexec } => {
@@ -127,7 +167,11 @@ impl<'a> Call<'a> {
                 sys::notif_send(listener, resp).map(|()| -i64::from(error.0))
             }
         };
-        sent.map_or(Delivered::Interrupted, Delivered::Yes)
+        match sent {
+            Err(_) => Delivered::Gone,
+            Ok(_) if interrupted => Delivered::Interrupted,
+            Ok(value) => Delivered::Yes(value),
+        }
     }
 }
 

@@ -10,5 +10,6 @@ pub(crate) mod files;
 pub(crate) mod filter;
 pub(crate) mod memory;
 pub(crate) mod page;
+pub(crate) mod pending;
 pub(crate) mod pool;
 pub(crate) mod sys;

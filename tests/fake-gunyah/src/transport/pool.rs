@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::call::{Call, Sleeper};
+use super::pending::{Pending, Signals};
 use super::sys;
 use crate::errno::Errno;
 use crate::kernel::Kernel;
@@ -24,6 +25,9 @@ pub(crate) struct Pool {
     listener: OwnedFd,
     wake: OwnedFd,
     tgid: u32,
+    /// Received calls wait for their answer whatever signals come.
+    killable: bool,
+    signals: Signals,
     lead: Mutex<Lead>,
     lead_changed: Condvar,
     sleepers: Mutex<Vec<Arc<Sleeper>>>,
@@ -42,19 +46,27 @@ struct Lead {
     hung_up: bool,
 }
 
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pool")
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pool {
     /// Starts serving the calls that arrive at `listener`.
-    pub(crate) fn start(kernel: Arc<Kernel>, listener: OwnedFd) -> Result<Arc<Self>, Errno> {
+    pub(crate) fn start(kernel: Arc<Kernel>, listener: OwnedFd, killable: bool) -> Result<Arc<Self>, Errno> {
         sys::set_sync_wake_up(listener.as_fd());
         let pool = Arc::new(Self {
             kernel,
             listener,
             wake: sys::eventfd()?,
             tgid: std::process::id(),
+            killable,
+            signals: Signals::new(std::process::id()),
             lead: Mutex::default(),
             lead_changed: Condvar::new(),
             sleepers: Mutex::default(),
@@ -84,7 +96,7 @@ impl Pool {
     pub(crate) fn add_sleeper(&self, sleeper: Arc<Sleeper>) {
         let mut sleepers = lock(&self.sleepers);
         if self.stopping() {
-            sleeper.interrupt();
+            sleeper.interrupt(Errno::EINTR);
         }
         sleepers.push(sleeper);
         self.sleeping.store(sleepers.len(), Ordering::Release);
@@ -135,6 +147,7 @@ impl Pool {
     /// Receives and serves until a call has given the lead away, or all is over.
     fn lead(self: &Arc<Self>, mut hung_up: bool) {
         let mut scanned = Instant::now();
+        let mut pause = SCAN;
         while !self.stopping() {
             let sleeping = self.sleeping.load(Ordering::Acquire) > 0;
             // The listener comes first: whatever happened before the call that it reports is then seen below.
@@ -159,9 +172,12 @@ impl Pool {
             if doorbells != 0 {
                 self.kernel.doorbells_rung();
             }
-            if sleeping && scanned.elapsed() >= SCAN {
+            if sleeping && scanned.elapsed() >= pause {
+                let start = Instant::now();
                 self.scan();
                 scanned = Instant::now();
+                // With many sleepers, seldom enough to leave time for other things.
+                pause = SCAN.max((scanned - start) * 8);
             }
             if listener & libc::POLLIN != 0 {
                 if let Some(notif) = sys::notif_recv(self.listener.as_fd()) {
@@ -180,7 +196,7 @@ impl Pool {
     fn serve(self: &Arc<Self>, notif: sys::Notif) -> bool {
         if self.sleeping.load(Ordering::Acquire) > 0 {
             // A thread makes one call at a time: an older one of the same thread was interrupted.
-            lock(&self.sleepers).iter().filter(|s| s.tid == notif.tid).for_each(|s| s.interrupt());
+            lock(&self.sleepers).iter().filter(|s| s.tid == notif.tid).for_each(|s| s.interrupt(Errno::ERESTARTSYS));
         }
         let call = Call::new(self, notif, self.tgid);
         self.kernel.system_call(&call);
@@ -189,11 +205,19 @@ impl Pool {
 
     /// Wakes the sleeping calls whose callers have got a signal, or are gone.
     fn scan(&self) {
-        for sleeper in lock(&self.sleepers).iter() {
-            if !sys::notif_valid(self.listener.as_fd(), sleeper.id) {
-                sleeper.interrupt();
-            }
+        let sleepers = lock(&self.sleepers).clone();
+        for sleeper in sleepers {
+            sleeper.look(self.signals(sleeper.id, sleeper.tid, sleeper.local));
         }
+    }
+
+    /// Whether the caller of a call has a signal.
+    pub(crate) fn signals(&self, id: u64, tid: u32, local: bool) -> Pending {
+        if self.killable {
+            return self.signals.of(tid, local);
+        }
+        // Without that, the signal has taken the caller away, and the call is not valid any more.
+        if sys::notif_valid(self.listener.as_fd(), id) { Pending::No } else { Pending::Yes }
     }
 
     /// Waits until nothing can come from the program any more and all its files are closed, or for `limit`.
@@ -214,7 +238,7 @@ impl Pool {
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         sys::eventfd_signal(self.wake.as_fd());
-        lock(&self.sleepers).iter().for_each(|sleeper| sleeper.interrupt());
+        lock(&self.sleepers).iter().for_each(|sleeper| sleeper.interrupt(Errno::EINTR));
         loop {
             {
                 let _lead = lock(&self.lead);

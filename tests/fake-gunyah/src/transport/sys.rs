@@ -74,9 +74,13 @@ unsafe fn ioctl(fd: BorrowedFd<'_>, request: u64, arg: usize) -> Result<i64> {
     check(ret)
 }
 
+/// A call that has been received is not interrupted by signals any more: the driver looks for them itself.
+const FILTER_FLAG_WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
+
 /// Installs `filter` on the calling thread and returns its listener. The thread also gives up new privileges, which
 /// is what lets an unprivileged thread do this. Makes no allocation: it is called between fork and exec, too.
-pub(crate) fn install_listener(filter: &[libc::sock_filter]) -> Result<OwnedFd> {
+pub(crate) fn install_listener(filter: &[libc::sock_filter], killable: bool) -> Result<OwnedFd> {
+    let more = if killable { FILTER_FLAG_WAIT_KILLABLE_RECV } else { 0 };
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
     // SAFETY: these calls read `program`, which lives until they return, and the filter that it points to.
     unsafe {
@@ -84,7 +88,7 @@ pub(crate) fn install_listener(filter: &[libc::sock_filter]) -> Result<OwnedFd> 
         owned(libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | more,
             &raw const program,
         ))
     }
@@ -138,12 +142,6 @@ pub(crate) fn poll(fds: &mut [libc::pollfd], timeout_ms: i32) {
             fd.revents = 0;
         }
     }
-}
-
-/// The calling thread's id.
-pub(crate) fn gettid() -> u32 {
-    // SAFETY: takes nothing.
-    (unsafe { libc::gettid() }) as u32
 }
 
 /// Whether thread `tid` belongs to process `tgid`.

@@ -1,0 +1,91 @@
+/*
+ * The naive VMM loop, in three manners of handling signals.
+ *
+ * The guest loads 4 bytes at A and stores what it got at A + 8, over and over. This program answers each load with a
+ * number that is never 0, and looks at what comes back. It says what it has seen; what is missing was lost.
+ *
+ * usage: echo plain|kvm|look|restart
+ *   plain    no signals
+ *   kvm      after each 100th load: answer, immediate_exit = 1, RUN, immediate_exit = 0 - KVM's way to complete I/O
+ *   look     a signal every 300 us, EINTR, and a look at exit_reason after each
+ *   restart  the same signal with SA_RESTART, and no look
+ */
+#include "gunyah.h"
+
+static void on_alarm(int signal)
+{
+	(void)signal;
+}
+
+int main(int argc, char **argv)
+{
+	const char *mode = argc > 1 ? argv[1] : "plain";
+	int kvm = !strcmp(mode, "kvm"), look = !strcmp(mode, "look"), restart = !strcmp(mode, "restart");
+	unsigned long reads = 0, writes = 0, right = 0, zero = 0, wrong = 0;
+	unsigned long eintr = 0, finished = 0, outstanding = 0, completed = 0;
+	uint32_t value = 0;
+	int owed = 0;
+
+	int vm = open_vm();
+	int vcpu = add_vcpu(vm, 0);
+	struct run *run = map_vcpu(vcpu);
+	check(ioctl(vm, VM_START, 0), "VM_START");
+
+	if (look || restart) {
+		struct sigaction action = { .sa_handler = on_alarm, .sa_flags = restart ? SA_RESTART : 0 };
+		struct itimerval every = { { 0, 300 }, { 0, 300 } };
+		sigaction(SIGALRM, &action, NULL);
+		setitimer(ITIMER_REAL, &every, NULL);
+	}
+
+	for (;;) {
+		run->exit_reason = 0;
+		int ret = ioctl(vcpu, VCPU_RUN, 0);
+		if (ret < 0) {
+			if (errno != EINTR) {
+				perror("RUN");
+				return 3;
+			}
+			eintr++;
+			if (run->exit_reason == 0) {
+				outstanding += owed;
+				owed = 0;
+				continue;
+			}
+			finished++;
+		}
+		owed = 0;
+		if (run->exit_reason == 2)
+			break;
+		if (run->exit_reason != 1)
+			continue;
+		uint32_t data;
+		if (!run->mmio.is_write) {
+			reads++;
+			value = value * 1664525u + 1013904223u;
+			value |= 1;
+			data = value;
+			memcpy((void *)run->mmio.data, &data, 4);
+			owed = 1;
+			if (kvm && reads % 100 == 0) {
+				run->exit_reason = 0;
+				run->immediate_exit = 1;
+				if (ioctl(vcpu, VCPU_RUN, 0) < 0 && errno == EINTR && run->exit_reason == 0)
+					completed++;
+				run->immediate_exit = 0;
+			}
+		} else {
+			writes++;
+			memcpy(&data, (void *)run->mmio.data, 4);
+			if (data == value)
+				right++;
+			else if (data == 0)
+				zero++;
+			else
+				wrong++;
+		}
+	}
+	printf("reads=%lu writes=%lu right=%lu zero=%lu wrong=%lu eintr=%lu finished=%lu outstanding=%lu completed=%lu\n",
+	       reads, writes, right, zero, wrong, eintr, finished, outstanding, completed);
+	return 0;
+}
