@@ -1,0 +1,19 @@
+//! Where things are in the guest's address space.
+//!
+//! All devices lie below 1 GiB, where Gunyah hands MMIO to the host, and memory starts at 2 GiB.
+
+use vmm_adapter::IrqLine;
+
+/// Memory. The payload is at its start, the devicetree at its end.
+pub(crate) const RAM: u64 = 0x8000_0000;
+
+pub(crate) const SERIAL: u64 = 0x1000_0000;
+pub(crate) const SERIAL_SIZE: u64 = 8;
+pub(crate) const SERIAL_IRQ: IrqLine = IrqLine::edge(0);
+
+pub(crate) const RTC: u64 = 0x1000_1000;
+pub(crate) const RTC_SIZE: u64 = 0x1000;
+
+/// Only there with the built-in guest.
+pub(crate) const TEST_DEVICE: u64 = 0x1000_2000;
+pub(crate) const TEST_DEVICE_SIZE: u64 = 0x28;

@@ -1,0 +1,132 @@
+//! The console: a 16550 with byte registers, on standard output.
+
+use std::io::{self, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use vm_superio::serial::SerialEvents;
+use vm_superio::{Serial, Trigger};
+use vmm_adapter::IoOutcome;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::bus::Device;
+
+/// The UART's interrupt: a signal on the irqfd of its line.
+struct Interrupt(EventFd);
+
+impl Trigger for Interrupt {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// Tells the input thread that there is room for more.
+struct Room(EventFd);
+
+impl SerialEvents for Room {
+    fn buffer_read(&self) {}
+
+    fn out_byte(&self) {}
+
+    fn tx_lost_byte(&self) {}
+
+    fn in_buffer_empty(&self) {
+        // A full counter wakes the thread as well.
+        let _ = self.0.write(1);
+    }
+}
+
+pub(crate) struct Console<W: Write> {
+    uart: Mutex<Serial<Interrupt, Room, W>>,
+    complained: Mutex<bool>,
+}
+
+impl<W: Write> Console<W> {
+    /// A UART that writes to `out`, raises interrupts on `irq` and signals `room` when its input is used up.
+    pub(crate) fn new(irq: EventFd, room: EventFd, out: W) -> Self {
+        Self {
+            uart: Mutex::new(Serial::with_events(Interrupt(irq), Room(room), out)),
+            complained: Mutex::new(false),
+        }
+    }
+
+    fn uart(&self) -> MutexGuard<'_, Serial<Interrupt, Room, W>> {
+        self.uart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the guest input, as much as there is room for. Answers how much that was.
+    pub(crate) fn enqueue(&self, input: &[u8]) -> usize {
+        self.uart().enqueue_raw_bytes(input).unwrap_or_default()
+    }
+
+    /// Whether any input can be taken.
+    pub(crate) fn has_room(&self) -> bool {
+        self.uart().fifo_capacity() > 0
+    }
+}
+
+impl<W: Write + Send> Device for Console<W> {
+    fn read(&self, offset: u64, data: &mut [u8]) -> IoOutcome {
+        match (u8::try_from(offset), data) {
+            (Ok(offset), [byte]) => {
+                *byte = self.uart().read(offset);
+                IoOutcome::Handled
+            }
+            _ => IoOutcome::Unclaimed,
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> IoOutcome {
+        let (Ok(offset), [byte]) = (u8::try_from(offset), data) else { return IoOutcome::Unclaimed };
+        let written = self.uart().write(offset, *byte);
+        if let Err(error) = written {
+            // The guest goes on without its console; say it once.
+            let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+            if !std::mem::replace(&mut *complained, true) {
+                eprintln!("microvm: the guest's output is lost: {error}");
+            }
+        }
+        IoOutcome::Handled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_go_out_and_come_in() {
+        let [irq, room] = [(); 2].map(|()| EventFd::new(libc::EFD_NONBLOCK).unwrap());
+        let console = Console::new(irq.try_clone().unwrap(), room.try_clone().unwrap(), Vec::new());
+        for byte in b"hi" {
+            assert_eq!(console.write(0, &[*byte]), IoOutcome::Handled);
+        }
+        assert_eq!(console.uart().writer(), b"hi");
+
+        console.write(1, &[1]);
+        assert_eq!(console.enqueue(b"x"), 1);
+        assert_eq!(irq.read().unwrap(), 1, "an interrupt for the input");
+        let mut byte = [0];
+        console.read(0, &mut byte);
+        assert_eq!(byte, *b"x");
+        assert_eq!(room.read().unwrap(), 1, "and word that it was read");
+    }
+
+    #[test]
+    fn input_waits_for_room() {
+        let fd = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let console = Console::new(fd(), fd(), Vec::new());
+        assert!(console.enqueue(&[0; 1000]) < 1000);
+        assert!(!console.has_room());
+        assert_eq!(console.enqueue(b"x"), 0);
+    }
+
+    #[test]
+    fn registers_are_bytes() {
+        let fd = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let console = Console::new(fd(), fd(), Vec::new());
+        assert_eq!(console.write(0, &[1, 2]), IoOutcome::Unclaimed);
+        assert_eq!(console.read(0, &mut [0; 4]), IoOutcome::Unclaimed);
+    }
+}

@@ -1,0 +1,117 @@
+//! What std does not offer: signals as a file descriptor, poll, and terminal settings.
+#![expect(unsafe_code, reason = "calls into the C library")]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// The signals that end a run in order.
+const ENDING: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
+fn ending_set() -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the whole set before anything reads it, and sigaddset gets a set that is.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in ENDING {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        set.assume_init()
+    }
+}
+
+/// Blocks the signals that end a run, on this thread and those that it makes.
+pub(crate) fn block_ending_signals() -> io::Result<()> {
+    let set = ending_set();
+    // SAFETY: the set is initialised and lives across the call; no old set is asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// A file descriptor that can be read when one of them is there.
+pub(crate) fn ending_signals() -> io::Result<OwnedFd> {
+    let set = ending_set();
+    // SAFETY: the set is initialised and lives across the call.
+    let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor for us, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The signal that is there.
+pub(crate) fn taken_signal(fd: &OwnedFd) -> Option<u8> {
+    let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
+    let size = size_of::<libc::signalfd_siginfo>();
+    // SAFETY: the kernel writes no more than `size` bytes to a buffer of that size.
+    let count = unsafe { libc::read(fd.as_raw_fd(), info.as_mut_ptr().cast(), size) };
+    // SAFETY: all of it was zeroed, and every bit pattern is valid for its integers.
+    let info = unsafe { info.assume_init() };
+    if usize::try_from(count) == Ok(size) { u8::try_from(info.ssi_signo).ok() } else { None }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ready {
+    Yes,
+    No,
+}
+
+/// Waits until one of the descriptors can be read or is at its end; -1 stands for none. `timeout` is in ms, -1 for ever.
+pub(crate) fn wait<const N: usize>(fds: [RawFd; N], timeout: i32) -> io::Result<[Ready; N]> {
+    let mut polled = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+    loop {
+        // SAFETY: the array has N entries and lives across the call.
+        let count = unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, timeout) };
+        if count >= 0 {
+            return Ok(polled.map(|entry| if entry.revents == 0 { Ready::No } else { Ready::Yes }));
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Reads from standard input past std's buffer, which poll would not see.
+pub(crate) fn read_stdin(buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the kernel writes no more than the buffer's length.
+    let count = unsafe { libc::read(libc::STDIN_FILENO, buffer.as_mut_ptr().cast(), buffer.len()) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// The settings of the terminal on standard input.
+pub(crate) fn terminal_settings() -> io::Result<libc::termios> {
+    let mut settings = MaybeUninit::<libc::termios>::zeroed();
+    // SAFETY: tcgetattr fills the settings or leaves the zeros; zeros are valid for all of their integers.
+    let (done, settings) =
+        unsafe { (libc::tcgetattr(libc::STDIN_FILENO, settings.as_mut_ptr()), settings.assume_init()) };
+    if done == 0 { Ok(settings) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Raw input, one byte at a time. Output is left alone, so that our own messages look right.
+pub(crate) fn make_input_raw(settings: &mut libc::termios) {
+    settings.c_iflag &= !(libc::IGNBRK
+        | libc::BRKINT
+        | libc::PARMRK
+        | libc::ISTRIP
+        | libc::INLCR
+        | libc::IGNCR
+        | libc::ICRNL
+        | libc::IXON);
+    settings.c_lflag &= !(libc::ECHO | libc::ECHONL | libc::ICANON | libc::ISIG | libc::IEXTEN);
+    for (index, value) in [(libc::VMIN, 1), (libc::VTIME, 0)] {
+        if let Some(slot) = settings.c_cc.get_mut(index) {
+            *slot = value;
+        }
+    }
+}
+
+/// Sets the terminal on standard input.
+pub(crate) fn set_terminal(settings: &libc::termios) -> io::Result<()> {
+    // SAFETY: the settings are initialised and live across the call.
+    let done = unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, settings) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
