@@ -20,10 +20,12 @@ mod atomic {
 use state::{Act, KickState};
 pub(crate) use thread::ThreadBinding;
 
-/// Milliseconds between the signals of a kick that must not hit the entry of `VCPU_RUN`.
+/// Milliseconds before and between the signals of a kick that must not hit the entry of `VCPU_RUN`.
 ///
-/// Entry takes microseconds; a thread that was preempted there for this long is hit all the same.
-const DEFERRED_KICK_MILLIS: u32 = 1;
+/// Entry takes microseconds, unless the thread is preempted there: a scheduler's time slice is 3 to 4 ms on Linux, so less
+/// than that is not safe on a busy host. Only a guest that computes or sleeps for so long notices the delay; one that
+/// exits is back sooner.
+const DEFERRED_KICK_MILLIS: u32 = 10;
 
 /// What a vCPU and its kick handles share. Keeps the run page mapped.
 #[derive(Debug)]
@@ -137,9 +139,9 @@ impl Shared {
 ///
 /// A kick sets `immediate_exit` in the run page and sends a signal ([`set_kick_signal`](crate::set_kick_signal)) to the thread
 /// in `run`. The kernel drops an answer to an MMIO access that it has just taken when it finds either of them before it
-/// enters the guest. So while `run` carries an answer in, a kick sends its signal a millisecond later, and again every
-/// millisecond until `run` is back. What user space cannot exclude is a thread preempted for that millisecond
-/// between entering the kernel and entering the guest. [`VcpuFd::answers_possibly_lost`](crate::VcpuFd::answers_possibly_lost)
+/// enters the guest. So while `run` carries an answer in, a kick sends its signal 10 ms later, and again every 10 ms until
+/// `run` is back. What user space cannot exclude is a thread preempted for so long between entering the kernel and entering
+/// the guest. [`VcpuFd::answers_possibly_lost`](crate::VcpuFd::answers_possibly_lost)
 /// counts every occasion on which that could have happened.
 ///
 /// Other signals are not under this crate's control: see
