@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
 
 use clap::{Args, Parser, Subcommand};
-use fake_gunyah::{Errno, Error, Fake, Flavour, Forwarder};
+use fake_gunyah::{Errno, Error, Fake, Flavour, Forwarder, Guest};
 
 /// A fake Gunyah kernel in user space.
 #[derive(Debug, Parser)]
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
 impl Run {
     fn run(self) -> Result<ExitStatus, (u8, String)> {
         let mut builder =
-            Fake::builder().flavour(self.flavour).record_calls(false);
+            Fake::builder().flavour(self.flavour).guest(Guest::code()).record_calls(false);
         for path in self.device {
             builder = builder.device(path);
         }

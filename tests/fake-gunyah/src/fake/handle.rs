@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use crate::hyp::VmEvents;
 use crate::kernel::Kernel;
 use crate::kernel::observer::{CallRecord, Target};
 use crate::transport::pool::Pool;

@@ -67,9 +67,19 @@ pub struct Guest(GuestKind);
 #[derive(Clone, Debug)]
 enum GuestKind {
     Scripts(Vec<Script>),
+    Code,
 }
 
 impl Guest {
+    /// The arm64 code that user space has put into guest memory. The Resource Manager reads the guest's devicetree: it
+    /// declares the vCPUs and the doorbells. The guest starts at the beginning of the region that holds the tree.
+    ///
+    /// The region's memory must stay mapped while the VM exists.
+    #[must_use]
+    pub fn code() -> Self {
+        Self(GuestKind::Code)
+    }
+
     /// A script for each vCPU id, from 0.
     ///
     /// The Resource Manager is lenient then: `VM_START` needs no devicetree and every doorbell label exists. Each VM runs
@@ -188,6 +198,7 @@ impl Builder {
             devices: self.devices.clone(),
             guest: match &self.guest.0 {
                 GuestKind::Scripts(scripts) => Guests::Scripts(scripts.clone()),
+                GuestKind::Code => Guests::Code,
             },
             memlock: self.memlock,
             start_failure: self.start_failure,
@@ -298,7 +309,7 @@ fn pool_error(errno: Errno) -> Error {
 
 /// Tries on threads of their own, which end at once. True: received calls can be kept from being interrupted, which
 /// kernels before 5.19 cannot.
-fn probe_listener() -> Result<bool, Error> {
+pub(crate) fn probe_listener() -> Result<bool, Error> {
     let probe = |killable| {
         let body = move || sys::install_listener(&filter::program(), killable).map(drop);
         let probe = std::thread::Builder::new().spawn(body);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{HypError, VcpuEngine, VcpuRunResp, VmEvents, state};
 
@@ -227,7 +227,7 @@ impl Failures {
 
 /// What the scripts of one VM share.
 pub(crate) struct ScriptVm {
-    events: Weak<dyn VmEvents>,
+    events: Arc<dyn VmEvents>,
     failures: Arc<Failures>,
     rung: Mutex<HashMap<u32, u64>>,
     /// The VM has ended: every vCPU is off.
@@ -235,7 +235,7 @@ pub(crate) struct ScriptVm {
 }
 
 impl ScriptVm {
-    pub(crate) fn new(events: Weak<dyn VmEvents>, failures: Arc<Failures>) -> Arc<Self> {
+    pub(crate) fn new(events: Arc<dyn VmEvents>, failures: Arc<Failures>) -> Arc<Self> {
         Arc::new(Self { events, failures, rung: Mutex::default(), over: AtomicBool::new(false) })
     }
 
@@ -379,9 +379,7 @@ impl VcpuEngine for Engine {
             Answer::Error(error) => Err(error),
             Answer::Exit { exit_type, reason } => {
                 self.vm.stop();
-                if let Some(events) = self.vm.events.upgrade() {
-                    events.vm_exited(exit_type, &reason);
-                }
+                self.vm.events.vm_exited(exit_type, &reason);
                 Ok(OFF)
             }
         }

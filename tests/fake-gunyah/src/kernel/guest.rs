@@ -1,22 +1,26 @@
 //! What runs in a VM: a script per vCPU, or code.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 
-use gunyah_bindings::v11;
+use gunyah_bindings::{exit, v11};
 
 use super::ticket::Resource;
 use super::vm_mgr::Vm;
 use super::vm_mgr_mm::Region;
 use crate::errno::Errno;
 use crate::hyp::VmEvents;
+use crate::hyp::machine::Machine;
 use crate::hyp::script::{Script, ScriptVm};
-use crate::transport::call::Call;
+use crate::rm::{self, Affinity, VmDescription};
 use crate::transport::sys;
 
 /// What a fake's VMs run.
 pub(crate) enum Guests {
     /// A script per vCPU id, from 0.
     Scripts(Vec<Script>),
+    /// The code and the devicetree that user space has put into guest memory.
+    Code,
 }
 
 /// What a start brings.
@@ -30,29 +34,110 @@ pub(crate) struct Parts {
 /// The guest of a VM that has started.
 pub(crate) enum Running {
     Scripts(Arc<ScriptVm>),
+    /// With the interrupt of each doorbell.
+    Machine(Arc<Machine>, HashMap<u32, u32>),
+}
+
+/// How a guest reaches its VM. It does not keep it.
+struct Events {
+    vm: Weak<Vm>,
+    /// The guest's PSCI calls reach the Resource Manager.
+    psci: bool,
+}
+
+impl VmEvents for Events {
+    fn wake(&self, id: u32) {
+        if let Some(vm) = self.vm.upgrade() {
+            vm.wake(id);
+        }
+    }
+
+    fn vm_exited(&self, exit_type: u16, reason: &[u8]) {
+        let by_psci = (exit::PSCI_SYSTEM_OFF..=exit::PSCI_SYSTEM_RESET2).contains(&exit_type);
+        if let Some(vm) = self.vm.upgrade() {
+            if by_psci && !self.psci {
+                vm.kernel().observer.note(|| "the guest's PSCI call ends nothing: no psci node".to_owned());
+            } else {
+                vm.rm_exited(exit_type, reason);
+            }
+        }
+    }
 }
 
 impl Guests {
     /// Loads the guest into a VM that starts.
-    pub(crate) fn load(&self, vm: &Arc<Vm>, _call: &Call<'_>) -> Result<Parts, Errno> {
+    pub(crate) fn load(&self, vm: &Arc<Vm>) -> Result<Parts, Errno> {
         match self {
-            Self::Scripts(scripts) => {
-                let dtb = vm.dtb();
-                if dtb != v11::gh_vm_dtb_config::default() {
-                    find_dtb(vm)?;
-                }
-                let events: Arc<dyn VmEvents> = Arc::clone(vm) as _;
-                let failures = Arc::clone(&vm.kernel().observer.failures);
-                let shared = ScriptVm::new(Arc::downgrade(&events), failures);
-                let resources = scripts
-                    .iter()
-                    .zip(0..)
-                    .map(|(script, label)| Resource::Vcpu { label, engine: shared.engine(label, script) })
-                    .collect();
-                Ok(Parts { running: Running::Scripts(shared), resources, all_doorbells: true })
-            }
+            Self::Scripts(scripts) => load_scripts(vm, scripts),
+            Self::Code => load_code(vm),
         }
     }
+}
+
+fn load_scripts(vm: &Arc<Vm>, scripts: &[Script]) -> Result<Parts, Errno> {
+    if vm.dtb() != v11::gh_vm_dtb_config::default() {
+        find_dtb(vm)?;
+    }
+    let events: Arc<dyn VmEvents> = Arc::new(Events { vm: Arc::downgrade(vm), psci: true });
+    let failures = Arc::clone(&vm.kernel().observer.failures);
+    let shared = ScriptVm::new(events, failures);
+    let resources = (0..)
+        .zip(scripts)
+        .map(|(label, script)| Resource::Vcpu { label, engine: shared.engine(label, script) })
+        .collect();
+    Ok(Parts { running: Running::Scripts(shared), resources, all_doorbells: true })
+}
+
+fn load_code(vm: &Arc<Vm>) -> Result<Parts, Errno> {
+    let dtb = vm.dtb();
+    let image = find_dtb(vm)?;
+    let config = read_config(vm, &image)?;
+    // The parcel with the devicetree is mapped where the tree says, whatever its region said.
+    let base = config.base_address.unwrap_or(image.guest_addr);
+    let shift = |addr: u64| addr.wrapping_sub(image.guest_addr).wrapping_add(base);
+    if base != image.guest_addr {
+        vm.kernel().observer.note(|| {
+            format!("the region at {:#x} is mapped at base-address {base:#x}", image.guest_addr)
+        });
+        vm.move_region(image.guest_addr, base);
+    }
+    let events = Arc::new(Events { vm: Arc::downgrade(vm), psci: config.psci });
+    let machine = Machine::new(vm.ram(), events, config.vcpus);
+    machine.start(base, shift(dtb.guest_phys_addr));
+
+    let mut resources = Vec::new();
+    // Otherwise the hypervisor schedules them, and the host never sees them.
+    if config.affinity == Affinity::Proxy {
+        let vcpus = 0..config.vcpus;
+        resources.extend(vcpus.map(|label| Resource::Vcpu { label, engine: machine.engine(label) }));
+    }
+    let mut doorbells = HashMap::new();
+    for bell in &config.doorbells {
+        resources.push(Resource::Doorbell { label: bell.label });
+        doorbells.insert(bell.label, bell.interrupt.map_or(SPI + bell.label, |interrupt| interrupt.intid));
+    }
+    Ok(Parts { running: Running::Machine(machine, doorbells), resources, all_doorbells: false })
+}
+
+/// The first shared peripheral interrupt.
+const SPI: u32 = 32;
+
+/// The Resource Manager reads the devicetree.
+fn read_config(vm: &Vm, image: &Region) -> Result<VmDescription, Errno> {
+    let dtb = vm.dtb();
+    let size = usize::try_from(dtb.size.min(image.size)).map_err(|_| Errno::ENOMEM)?;
+    let mut tree = vec![0; size];
+    if !vm.ram().peek(dtb.guest_phys_addr, &mut tree) {
+        return Err(Errno::EFAULT);
+    }
+    let config = rm::read_vm_config(&tree).map_err(|error| {
+        vm.kernel().observer.note(|| format!("Resource Manager: {error}"));
+        Errno(error.error.errno())
+    })?;
+    for warning in &config.warnings {
+        vm.kernel().observer.note(|| format!("Resource Manager: {warning}"));
+    }
+    Ok(config)
 }
 
 impl Running {
@@ -63,6 +148,11 @@ impl Running {
                 scripts.ring(label);
                 vm.wake_all();
             }
+            Self::Machine(machine, doorbells) => {
+                if let Some(intid) = doorbells.get(&label) {
+                    machine.raise(*intid);
+                }
+            }
         }
     }
 
@@ -70,6 +160,15 @@ impl Running {
     pub(crate) fn stop(&self) {
         match self {
             Self::Scripts(scripts) => scripts.stop(),
+            Self::Machine(machine, _) => machine.stop(),
+        }
+    }
+
+    /// What went wrong in the guest.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        match self {
+            Self::Scripts(_) => Vec::new(),
+            Self::Machine(machine, _) => machine.faults(),
         }
     }
 }

@@ -17,8 +17,8 @@ use super::vm_mgr_mm::Memory;
 use super::{Answer, Kernel};
 use crate::errno::Errno;
 use crate::flavour::Teardown;
-use crate::hyp::VmEvents;
 use crate::transport::call::Call;
+use crate::transport::ram::Ram;
 
 /// The Resource Manager's names for what a VM is doing.
 #[allow(dead_code, reason = "the whole list is easier to read than what happens to be used")]
@@ -60,6 +60,7 @@ pub(crate) struct Vm {
     /// The Resource Manager sent the exit notification, or was asked to stop the VM.
     ever_started: AtomicBool,
     pub(crate) mm: Mutex<Memory>,
+    ram: Arc<Ram>,
     dtb: Mutex<v11::gh_vm_dtb_config>,
     pub(crate) fn_lock: RunLock,
     functions: Mutex<Vec<Arc<Function>>>,
@@ -86,6 +87,7 @@ impl Vm {
             vmid_held: AtomicBool::new(kernel.differences.vmid_at_create),
             ever_started: AtomicBool::new(false),
             mm: Mutex::default(),
+            ram: Arc::default(),
             dtb: Mutex::default(),
             fn_lock: RunLock::default(),
             functions: Mutex::default(),
@@ -111,6 +113,9 @@ impl Vm {
     }
     pub(crate) fn notifiers(&self) -> MutexGuard<'_, Vec<Arc<Vcpu>>> {
         lock(&self.notifiers)
+    }
+    pub(crate) fn ram(&self) -> Arc<Ram> {
+        Arc::clone(&self.ram)
     }
     pub(crate) fn dtb(&self) -> v11::gh_vm_dtb_config {
         *lock(&self.dtb)
@@ -174,6 +179,13 @@ impl Vm {
         lock(&self.irqs).remove(&vcpu);
     }
 
+    /// The hypervisor raises a vCPU's wake-up interrupt.
+    pub(crate) fn wake(&self, id: u32) {
+        if let Some(ready) = lock(&self.irqs).get(&id) {
+            ready.complete();
+        }
+    }
+
     /// Wakes every vCPU: something that a script may wait for has happened.
     pub(crate) fn wake_all(&self) {
         lock(&self.irqs).values().for_each(|ready| ready.complete());
@@ -225,7 +237,8 @@ impl Vm {
         self.ever_started.store(true, Ordering::Release);
         self.vmid_held.store(true, Ordering::Release);
         self.vm_status.store(status::LOAD, Ordering::Release);
-        let parts = self.kernel.guest.load(self, call)?;
+        self.give_memory();
+        let parts = self.kernel.guest.load(self)?;
         self.vm_status.store(status::READY, Ordering::Release);
         if self.guest.set(parts.running).is_err() {
             return Err(Errno::ENODEV);
@@ -285,19 +298,11 @@ impl Vm {
         } else {
             self.kernel.observer.leaked_vm();
         }
-        lock(&self.mm).clear();
-        self.kernel.vm_gone(self.number);
-    }
-}
-
-impl VmEvents for Vm {
-    fn wake(&self, id: u32) {
-        if let Some(ready) = lock(&self.irqs).get(&id) {
-            ready.complete();
+        for fault in self.guest.get().map(Running::faults).unwrap_or_default() {
+            self.kernel.observer.note(|| fault.clone());
         }
-    }
-
-    fn vm_exited(&self, exit_type: u16, reason: &[u8]) {
-        self.rm_exited(exit_type, reason);
+        lock(&self.mm).clear();
+        self.ram.clear();
+        self.kernel.vm_gone(self.number);
     }
 }

@@ -1,5 +1,6 @@
 //! A VM's memory: the regions that user space gives.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{MutexGuard, PoisonError};
 
 use gunyah_bindings::v11;
@@ -10,6 +11,7 @@ use super::{Answer, Undo};
 use crate::errno::Errno;
 use crate::flavour::Pinning;
 use crate::transport::call::Call;
+use crate::transport::ram::{Host, Slot};
 use crate::transport::sys;
 
 const ACCESS: u32 = v11::GH_MEM_ALLOW_READ | v11::GH_MEM_ALLOW_WRITE | v11::GH_MEM_ALLOW_EXEC;
@@ -24,7 +26,7 @@ pub(crate) enum Transfer {
 }
 
 /// One region.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Region {
     pub(crate) label: u32,
     pub(crate) access: u32,
@@ -33,6 +35,14 @@ pub(crate) struct Region {
     pub(crate) user_addr: u64,
     #[allow(dead_code, reason = "shown in Debug output")]
     pub(crate) transfer: Transfer,
+    host: HostMemory,
+}
+
+/// Whose memory a region is.
+#[derive(Clone, Copy, Debug)]
+enum HostMemory {
+    Here,
+    There(u32),
 }
 
 impl Region {
@@ -40,6 +50,24 @@ impl Region {
         // Kernels that don't see a wrap-around compare with wrapped ends, too.
         self.guest_addr < other.guest_addr.wrapping_add(other.size)
             && other.guest_addr < self.guest_addr.wrapping_add(self.size)
+    }
+
+    /// The region as the guest's RAM; `on_demand`: a page at a time.
+    fn slot(&self, on_demand: bool) -> Slot {
+        let pages = usize::try_from(self.size / sys::page_size() as u64).unwrap_or(usize::MAX);
+        // Nobody has more than this, and some ask for it.
+        let words = pages.div_ceil(64).min(1 << 22);
+        let present = || (0..words).map(|_| AtomicU64::new(0)).collect();
+        Slot {
+            guest_addr: self.guest_addr,
+            size: self.size,
+            access: self.access,
+            host: match self.host {
+                HostMemory::Here => Host::Here(self.user_addr as usize),
+                HostMemory::There(tgid) => Host::There { tgid, addr: self.user_addr },
+            },
+            present: on_demand.then(present),
+        }
     }
 
     /// Whether `len` bytes at `addr` lie in it.
@@ -54,6 +82,8 @@ impl Region {
 pub(crate) struct Memory {
     pub(crate) regions: Vec<Region>,
     pub(crate) locked: u64,
+    /// How many may.
+    pub(crate) limit: u64,
 }
 
 impl Memory {
@@ -103,6 +133,7 @@ impl Vm {
             size: arg.memory_size,
             user_addr: arg.userspace_addr,
             transfer,
+            host: if call.caller.local { HostMemory::Here } else { HostMemory::There(call.caller.tgid()) },
         };
         let mut memory = self.memory();
         let same_label = |other: &Region| differences.unique_labels && other.label == region.label;
@@ -110,35 +141,51 @@ impl Vm {
             return Err(Errno::EEXIST);
         }
         match differences.pinning {
-            Pinning::None | Pinning::OnDemand => {}
+            Pinning::None => {}
+            Pinning::OnDemand => memory.limit = self.memlock_limit(call),
             Pinning::AtOnceForWriting => pin(call, &region, true)?,
             Pinning::AtOnce => {
-                let limit = kernel.memlock.unwrap_or_else(|| {
-                    if call.caller.may_lock_any() {
-                        u64::MAX
-                    } else {
-                        sys::memlock_limit(call.caller.tgid()).unwrap_or(u64::MAX)
-                    }
-                });
-                if memory.locked.saturating_add(region.size) > limit {
+                if memory.locked.saturating_add(region.size) > self.memlock_limit(call) {
                     return Err(Errno::ENOMEM);
                 }
                 pin(call, &region, region.access & v11::GH_MEM_ALLOW_WRITE != 0)?;
                 memory.locked += region.size;
             }
         }
+        if differences.demand_paging {
+            self.ram().add(region.slot(true));
+        }
+        let guest_addr = region.guest_addr;
         memory.regions.push(region);
         drop(memory);
         let vm = std::sync::Arc::clone(self);
         let undo = Undo::Do(Box::new(move || {
-            vm.memory().regions.retain(|other| other.guest_addr != region.guest_addr);
+            vm.memory().regions.retain(|other| other.guest_addr != guest_addr);
+            vm.ram().remove(guest_addr);
         }));
         Ok(Answer { undo, ..Answer::value(0) })
     }
 
     /// The region that holds `len` bytes at a guest address.
     pub(crate) fn region_of(&self, addr: u64, len: u64) -> Option<Region> {
-        self.memory().regions.iter().find(|region| region.holds(addr, len)).copied()
+        self.memory().regions.iter().find(|region| region.holds(addr, len)).cloned()
+    }
+
+    /// At start: what was pinned becomes the guest's. What is added later never does.
+    pub(crate) fn give_memory(&self) {
+        if !self.kernel().differences.demand_paging {
+            self.memory().regions.iter().for_each(|region| self.ram().add(region.slot(false)));
+        }
+    }
+
+    /// The guest finds a region at another address than user space asked for.
+    pub(crate) fn move_region(&self, from: u64, to: u64) {
+        let mut memory = self.memory();
+        if let Some(region) = memory.regions.iter_mut().find(|region| region.guest_addr == from) {
+            self.ram().remove(from);
+            region.guest_addr = to;
+            self.ram().add(region.slot(self.kernel().differences.demand_paging));
+        }
     }
 
     /// Tries to give the guest the page at `addr`, as demand paging does.
@@ -150,7 +197,28 @@ impl Vm {
         if write && region.access & v11::GH_MEM_ALLOW_WRITE == 0 {
             return Err(Errno::EPERM);
         }
+        let page = sys::page_size() as u64;
+        if self.ram().give_page(addr) && self.kernel().differences.pinning == Pinning::OnDemand {
+            let mut memory = self.memory();
+            if memory.locked.saturating_add(page) > memory.limit {
+                drop(memory);
+                self.ram().take_pages(addr - addr % page, addr - addr % page + 1);
+                return Err(Errno::ENOMEM);
+            }
+            memory.locked += page;
+        }
         Ok(())
+    }
+
+    /// How many bytes the caller may lock.
+    fn memlock_limit(&self, call: &Call<'_>) -> u64 {
+        self.kernel().memlock.unwrap_or_else(|| {
+            if call.caller.may_lock_any() {
+                u64::MAX
+            } else {
+                sys::memlock_limit(call.caller.tgid()).unwrap_or(u64::MAX)
+            }
+        })
     }
 }
 

@@ -12,4 +12,5 @@ pub(crate) mod memory;
 pub(crate) mod page;
 pub(crate) mod pending;
 pub(crate) mod pool;
+pub(crate) mod ram;
 pub(crate) mod sys;

@@ -1,0 +1,173 @@
+//! arm64 code as a guest: the whole way from the device node to its power-off.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod common;
+#[path = "rm_config/tree.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod tree;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use common::*;
+use fake_gunyah::{Errno, Fake, Flavour, Guest, Handle};
+
+const HELLO: &[u8] = include_bytes!("../../guests/hello.bin");
+const RAM: u64 = 0x8000_0000;
+const SIZE: usize = 4 << 20;
+const DTB: u64 = 1 << 20;
+const PATTERN: u64 = 0x8877_6655_4433_2211;
+
+#[derive(Default)]
+struct Devices {
+    output: Mutex<String>,
+    passed: AtomicU32,
+    failed: AtomicU32,
+}
+
+impl Devices {
+    fn read(&self, addr: u64, len: u32) -> u64 {
+        match (addr, len) {
+            (0x1000_0005, 1) => 0x60,
+            (0x1000_2000, _) => {
+                self.passed.fetch_add(1, Ordering::Relaxed);
+                PATTERN
+            }
+            (0x1000_2020, 4) => {
+                u64::from(self.passed.load(Ordering::Relaxed) | self.failed.load(Ordering::Relaxed) << 16)
+            }
+            _ => 0,
+        }
+    }
+
+    fn write(&self, addr: u64, len: u32, value: u64) {
+        match addr {
+            0x1000_0000 => self.output.lock().unwrap().push(char::from(value as u8)),
+            0x1000_2010 => {
+                let mask = u64::MAX >> (64 - 8 * len);
+                let good = value & mask == !PATTERN & mask;
+                if good { &self.passed } else { &self.failed }.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+
+    /// Runs a vCPU until the VM ends.
+    fn serve(&self, vcpu: &Vcpu) -> (u32, u16, u32, [u8; 8]) {
+        loop {
+            vcpu.run().unwrap();
+            if vcpu.reason() == EXIT_STATUS {
+                return vcpu.status();
+            }
+            assert_eq!(vcpu.reason(), EXIT_MMIO);
+            let (addr, len, is_write, data) = vcpu.mmio();
+            if is_write == 1 { self.write(addr, len, data) } else { vcpu.answer(self.read(addr, len)) }
+        }
+    }
+}
+
+fn vm_with(ram: &Ram, tree: &tree::Tree) -> Vm {
+    let vm = Vm::new();
+    ram.write(0, HELLO);
+    let blob = tree.buffer();
+    ram.write(DTB as usize, &blob);
+    vm.region(&Region {
+        label: 0,
+        flags: 7,
+        guest_phys_addr: RAM,
+        memory_size: ram.len as u64,
+        userspace_addr: ram.addr as u64,
+    })
+    .unwrap();
+    vm.dtb(RAM + DTB, blob.len() as u64).unwrap();
+    vm
+}
+
+fn code() -> Fake {
+    Fake::builder().guest(Guest::code()).build().unwrap()
+}
+
+#[test]
+fn the_built_in_guest_runs_on_two_vcpus() {
+    for _ in 0..20 {
+        let check = |handle: &Handle| {
+            let ram = Ram::new(SIZE);
+            let vm = vm_with(&ram, &tree::good());
+            let vcpus = [vm.vcpu(0).unwrap(), vm.vcpu(1).unwrap()];
+            vm.start().unwrap();
+            let devices = Devices::default();
+            std::thread::scope(|scope| {
+                let runs = vcpus.each_ref().map(|vcpu| scope.spawn(|| devices.serve(vcpu)));
+                for run in runs {
+                    assert_eq!(run.join().unwrap(), (2, 1, 4, [0; 8]), "{:?}", handle.notes());
+                }
+            });
+            assert_eq!(
+                *devices.output.lock().unwrap(),
+                "Hello from a Gunyah guest.\r\nCPU 0 is up.\r\ntest device: 8 passed, 0 failed\r\n\
+                 CPU 1 is up.\r\nPowering off.\r\n"
+            );
+            handle.clone()
+        };
+        let handle = code().run(check).unwrap();
+        assert_eq!(handle.leftovers(), []);
+        assert!(handle.notes().iter().all(|note| !note.contains("instruction")), "{:?}", handle.notes());
+    }
+}
+
+#[test]
+fn the_resource_manager_refuses_a_bad_tree() {
+    code()
+        .run(|handle| {
+            let ram = Ram::new(SIZE);
+            let mut tree = tree::good();
+            tree.children.retain(|child| child.name != "gunyah-vm-config");
+            let vm = vm_with(&ram, &tree);
+            let vcpu = vm.vcpu(0).unwrap();
+            assert_eq!(vm.start(), Err(Errno::ENODEV));
+            // It failed before anything was handed out: there is no vCPU. And it is final.
+            assert_eq!(vcpu.run(), Err(Errno::ENODEV));
+            assert_eq!(vm.start(), Err(Errno::ENODEV));
+            assert!(handle.notes().iter().any(|note| note.contains("Resource Manager")), "{:?}", handle.notes());
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_vcpu_that_the_tree_does_not_declare_never_exists() {
+    code()
+        .run(|_| {
+            let ram = Ram::new(SIZE);
+            let vm = vm_with(&ram, &tree::good());
+            let vcpu = vm.vcpu(2).unwrap();
+            vm.start().unwrap();
+            assert_eq!(vcpu.run(), Err(Errno::ENODEV));
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_tree_outside_all_regions() {
+    for (flavour, size, errno) in [
+        (Flavour::V11, 4096, Errno::EINVAL),
+        (Flavour::Android14Early, 4096, Errno::EINVAL),
+        (Flavour::Android14, 4096, Errno::EINVAL),
+        (Flavour::Android15, 4096, Errno::ENOENT),
+        (Flavour::Android16, 4096, Errno::ENOENT),
+        (Flavour::Android15, 4095, Errno::EINVAL),
+        (Flavour::Android16, 4095, Errno::EINVAL),
+    ] {
+        Fake::builder()
+            .flavour(flavour)
+            .guest(Guest::code())
+            .build()
+            .unwrap()
+            .run(|_| {
+                let ram = Ram::new(SIZE);
+                let vm = vm_with(&ram, &tree::good());
+                vm.dtb(RAM + SIZE as u64 - 2048, size).unwrap();
+                assert_eq!(vm.start(), Err(errno), "{flavour}");
+            })
+            .unwrap();
+    }
+}
