@@ -1,4 +1,6 @@
-//! The `fake-gunyah` command: runs any program with a fake Gunyah kernel.
+//! The `fake-gunyah` command: runs any program with a fake Gunyah kernel, and records and replays real ones.
+
+mod cli;
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
@@ -19,6 +21,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Action {
     Run(Run),
+    Record(cli::record::Record),
+    Replay(cli::replay::ReplayArgs),
 }
 
 /// Run a program for which /dev/gunyah exists, and so do the processes that it starts.
@@ -59,9 +63,13 @@ struct Run {
 const FAILED: u8 = 125;
 
 fn main() -> ExitCode {
-    let Action::Run(run) = Cli::parse().action;
-    match run.run() {
-        Ok(status) => exit_code(status),
+    let done = match Cli::parse().action {
+        Action::Run(run) => run.run().map(exit_code),
+        Action::Record(record) => record.run().map(ExitCode::from),
+        Action::Replay(replay) => replay.run().map(ExitCode::from),
+    };
+    match done {
+        Ok(code) => code,
         Err((code, text)) => {
             eprintln!("fake-gunyah: {text}");
             ExitCode::from(code)

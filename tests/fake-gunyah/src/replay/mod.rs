@@ -83,9 +83,9 @@ pub enum Error {
         /// What the kernel says.
         source: io::Error,
     },
-    /// This host lets nobody watch system calls, or somebody else watches already.
-    #[error("no seccomp listener (Linux 5.14 or newer, and none around this process already): {0}")]
-    Listener(io::Error),
+    /// This host does not let system calls be watched.
+    #[error(transparent)]
+    Host(#[from] crate::Error),
     /// The program's end cannot be waited for.
     #[error("waiting for the program: {0}")]
     Wait(io::Error),
@@ -107,19 +107,18 @@ impl Replay {
     /// Starts `command`.
     ///
     /// # Errors
-    /// [`Error::Program`], [`Error::Listener`].
+    /// [`Error::Program`], [`Error::Host`].
     pub fn start(recording: Recording, options: Options, command: Command) -> Result<Self, Error> {
+        let killable = crate::fake::probe_listener()?;
         let name = PathBuf::from(command.get_program());
-        let (mut program, listener) = start::start(command).map_err(|(watching, source)| {
-            if watching { Error::Listener(source) } else { Error::Program { program: name, source } }
-        })?;
-        let plan = Plan::new(recording);
-        match Server::new(plan, options.devices, options.lenient, listener) {
+        let (mut program, listener) =
+            start::start(command, killable).map_err(|source| Error::Program { program: name, source })?;
+        match Server::new(Plan::new(recording), options, (listener, killable)) {
             Ok(server) => Ok(Self { program, server }),
             Err(errno) => {
                 let _ = program.kill();
                 let _ = program.wait();
-                Err(Error::Listener(io::Error::from_raw_os_error(errno.0)))
+                Err(Error::Host(crate::Error::Host { what: "an inotify instance", errno }))
             }
         }
     }

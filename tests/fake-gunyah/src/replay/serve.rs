@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use gunyah_bindings::v11;
 
 use super::plan::{Asked, Divergence, Match, Plan, exit_of};
-use super::{Error, Report};
+use super::{Error, Options, Report};
 use crate::errno::Errno;
 use crate::record::caller::EventFds;
 use crate::record::decode;
@@ -17,10 +17,13 @@ use crate::record::format::{Event, ExitPage, Kind, Object, Outcome, PAGE_BYTES};
 use crate::transport::files::Files;
 use crate::transport::memory::Caller;
 use crate::transport::page::SharedPage;
+use crate::transport::pending::{Pending, Signals};
 use crate::transport::sys::{self, FileId, Notif, Resp};
 
-/// How often the program's end and interrupted calls are looked for.
+/// How often the program's end is looked for.
 const TICK: Duration = Duration::from_millis(20);
+/// How often calls that wait are looked after: whether their callers have signals.
+const SCAN: Duration = Duration::from_millis(1);
 /// How long a call waits for others that were answered before it when it was recorded. Threads may meet in another
 /// order than they did then.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -40,12 +43,18 @@ struct Held {
     /// The step that will answer it; `None` if nothing will.
     step: Option<usize>,
     cloexec: bool,
+    /// Looks in a row that saw a signal which may be another thread's.
+    doubts: u32,
 }
 
 pub(crate) struct Server {
     plan: Plan,
     lenient: bool,
     listener: OwnedFd,
+    /// A received call stays with its caller until it is answered, whatever signals come. Before Linux 5.19, a signal
+    /// takes the caller away, and an exit that is being put into the page just then may go unseen.
+    killable: bool,
+    signals: Signals,
     files: Files,
     paths: Vec<PathBuf>,
     live: HashMap<FileId, Live>,
@@ -86,17 +95,18 @@ impl decode::Caller for Asking<'_> {
 impl Server {
     pub(crate) fn new(
         plan: Plan,
-        devices: Vec<PathBuf>,
-        lenient: bool,
-        listener: OwnedFd,
+        options: Options,
+        (listener, killable): (OwnedFd, bool),
     ) -> Result<Self, Errno> {
         let mut paths: Vec<PathBuf> = plan.paths().map(PathBuf::from).collect();
-        paths.extend(devices);
+        paths.extend(options.devices);
         sys::set_sync_wake_up(listener.as_fd());
         Ok(Self {
             plan,
-            lenient,
+            lenient: options.lenient,
             listener,
+            killable,
+            signals: Signals::new(std::process::id()),
             files: Files::new()?,
             paths,
             live: HashMap::new(),
@@ -115,13 +125,15 @@ impl Server {
     pub(crate) fn serve(mut self, mut program: Child) -> Result<Report, Error> {
         let mut ended: Option<Instant> = None;
         let mut ticked = Instant::now();
+        let mut scanned = ticked;
         loop {
             let mut fds = [self.listener.as_fd(), self.files.as_fd()].map(|fd| libc::pollfd {
                 fd: fd.as_raw_fd(),
                 events: libc::POLLIN,
                 revents: 0,
             });
-            sys::poll(&mut fds, TICK.as_millis() as i32);
+            let pause = if self.held.is_empty() { TICK } else { SCAN };
+            sys::poll(&mut fds, pause.as_millis() as i32);
             let [listener, files] = fds.map(|fd| fd.revents);
             if files != 0 {
                 for file in self.files.closed() {
@@ -135,9 +147,12 @@ impl Server {
             } else if listener & (libc::POLLHUP | libc::POLLERR) != 0 {
                 break;
             }
+            if !self.held.is_empty() && scanned.elapsed() >= SCAN {
+                self.scan();
+                scanned = Instant::now();
+            }
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
-                self.drop_interrupted(None);
                 if matches!(program.try_wait(), Ok(Some(_))) {
                     ended.get_or_insert(ticked);
                 }
@@ -167,20 +182,49 @@ impl Server {
         })
     }
 
-    /// A thread makes one call at a time: when it makes the next, a signal has ended the one before. Without a thread,
-    /// asks the kernel about every call.
-    fn drop_interrupted(&mut self, tid: Option<u32>) {
-        let listener = self.listener.as_fd();
+    /// Ends the waiting calls whose callers have signals, or are gone.
+    fn scan(&mut self) {
+        let mut held = std::mem::take(&mut self.held);
+        held.retain_mut(|call| {
+            let Notif { id, tid, .. } = call.notif;
+            let error = if !sys::notif_valid(self.listener.as_fd(), id) {
+                Some(Errno::EINTR)
+            } else if self.killable {
+                match self.signals.of(tid, false) {
+                    Pending::No => {
+                        call.doubts = 0;
+                        None
+                    }
+                    Pending::Yes => Some(Errno::ERESTARTSYS),
+                    // Another thread would have taken it meanwhile. A plain error: starting over is safe only if the
+                    // kernel agrees that this thread has a signal.
+                    Pending::Maybe if call.doubts >= 2 => Some(Errno::EINTR),
+                    Pending::Maybe => {
+                        call.doubts += 1;
+                        None
+                    }
+                }
+            } else {
+                None
+            };
+            let Some(error) = error else { return true };
+            if let Some(step) = call.step {
+                self.plan.unclaim(step);
+            }
+            self.send(Resp { id, error: -error.0, ..Resp::default() });
+            false
+        });
+        self.held = held;
+    }
+
+    /// A thread makes one call at a time: when it makes the next, something has ended the one before.
+    fn forget(&mut self, tid: u32) {
         let plan = &mut self.plan;
         self.held.retain(|held| {
-            let gone = match tid {
-                Some(tid) => held.notif.tid == tid,
-                None => !sys::notif_valid(listener, held.notif.id),
-            };
-            if let (true, Some(step)) = (gone, held.step) {
+            if let (true, Some(step)) = (held.notif.tid == tid, held.step) {
                 plan.unclaim(step);
             }
-            !gone
+            held.notif.tid != tid
         });
     }
 
@@ -194,7 +238,7 @@ impl Server {
 
     /// A call comes in.
     fn arrive(&mut self, notif: Notif) {
-        self.drop_interrupted(Some(notif.tid));
+        self.forget(notif.tid);
         let caller = Caller::new(notif.tid, self.own_tgid);
         let [a, b, c, ..] = notif.args;
         let opened = match libc::c_long::from(notif.nr) {
@@ -265,7 +309,7 @@ impl Server {
                 None
             }
         };
-        self.held.push(Held { notif, file, step, cloexec });
+        self.held.push(Held { notif, file, step, cloexec, doubts: 0 });
     }
 
     /// Answers every call whose turn has come.

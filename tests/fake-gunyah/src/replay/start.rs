@@ -9,12 +9,13 @@ use std::process::{Child, Command};
 
 use crate::transport::{filter, sys};
 
-/// The program and the listener of its calls. On an error, whether it was the listener that could not be had.
-pub(crate) fn start(mut command: Command) -> Result<(Child, OwnedFd), (bool, io::Error)> {
-    let (ours, theirs) = UnixStream::pair().map_err(|error| (true, error))?;
+/// The program and the listener of its calls. With `killable`, received calls outlast signals.
+pub(crate) fn start(mut command: Command, killable: bool) -> io::Result<(Child, OwnedFd)> {
+    let (ours, theirs) = UnixStream::pair()?;
     let filter = filter::program();
     let install = move || {
-        let listener = sys::install_listener(&filter, false).map_err(|e| io::Error::from_raw_os_error(e.0))?;
+        let listener =
+            sys::install_listener(&filter, killable).map_err(|e| io::Error::from_raw_os_error(e.0))?;
         sys::send_fd(theirs.as_fd(), listener.as_fd()).map_err(|e| io::Error::from_raw_os_error(e.0))
     };
     // SAFETY: the closure makes system calls only. It allocates nothing and takes no lock, as must be in a child of a
@@ -26,11 +27,11 @@ pub(crate) fn start(mut command: Command) -> Result<(Child, OwnedFd), (bool, io:
     let listener = sys::recv_fd(ours.as_fd()).map_err(|e| io::Error::from_raw_os_error(e.0));
     match (spawned, listener) {
         (Ok(program), Ok(listener)) => Ok((program, listener)),
-        (Err(error), listener) => Err((listener.is_err() && error.kind() != io::ErrorKind::NotFound, error)),
+        (Err(error), _) => Err(error),
         (Ok(mut program), Err(error)) => {
             let _ = program.kill();
             let _ = program.wait();
-            Err((true, error))
+            Err(error)
         }
     }
 }
