@@ -1,0 +1,203 @@
+//! An assembler for guests of a dozen instructions.
+//!
+//! Registers are numbers: 0 is X0, 31 is XZR.
+
+/// The width of an access in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// 1.
+    Byte,
+    /// 2.
+    Half,
+    /// 4.
+    Word,
+    /// 8.
+    Double,
+}
+
+impl Width {
+    /// All of them, the smallest first.
+    pub const ALL: [Self; 4] = [Self::Byte, Self::Half, Self::Word, Self::Double];
+
+    /// In bytes.
+    pub fn bytes(self) -> usize {
+        1 << self as usize
+    }
+}
+
+/// PSCI's function numbers, for [`Program::psci`].
+pub mod psci {
+    /// Turns the calling CPU off.
+    pub const CPU_OFF: u64 = 0x8400_0002;
+    /// Turns on the CPU X1 at the address X2 with X3 in its X0.
+    pub const CPU_ON: u64 = 0xc400_0003;
+    /// Turns the machine off.
+    pub const SYSTEM_OFF: u64 = 0x8400_0008;
+    /// Resets the machine.
+    pub const SYSTEM_RESET: u64 = 0x8400_0009;
+}
+
+/// Where a branch goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label(usize);
+
+/// A program that is being written, from its first instruction on.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    words: Vec<u32>,
+}
+
+impl Program {
+    /// An empty program.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The next instruction's place, to branch back to.
+    pub fn here(&self) -> Label {
+        Label(self.words.len())
+    }
+
+    /// The next instruction's offset from the program's start in bytes.
+    pub fn offset(&self) -> u64 {
+        self.words.len() as u64 * 4
+    }
+
+    /// Any instruction.
+    pub fn word(&mut self, word: u32) -> &mut Self {
+        self.words.push(word);
+        self
+    }
+
+    /// Fills up with instructions that do not exist, until the offset is a multiple of `bytes`.
+    pub fn align(&mut self, bytes: u64) -> &mut Self {
+        while self.offset() % bytes != 0 {
+            self.word(0);
+        }
+        self
+    }
+
+    /// MOVZ and as many MOVK as it takes.
+    pub fn mov(&mut self, rd: u32, value: u64) -> &mut Self {
+        self.word(0xd280_0000 | (value as u32 & 0xffff) << 5 | rd);
+        for shift in 1..4 {
+            let part = (value >> (16 * shift)) as u32 & 0xffff;
+            if part != 0 {
+                self.word(0xf280_0000 | (shift as u32) << 21 | part << 5 | rd);
+            }
+        }
+        self
+    }
+
+    /// LDRB, LDRH, LDR W or LDR X from the address in `rn`.
+    pub fn load(&mut self, width: Width, rt: u32, rn: u32) -> &mut Self {
+        self.word(0x3940_0000 | (width as u32) << 30 | rn << 5 | rt)
+    }
+
+    /// STRB, STRH, STR W or STR X to the address in `rn`.
+    pub fn store(&mut self, width: Width, rt: u32, rn: u32) -> &mut Self {
+        self.word(0x3900_0000 | (width as u32) << 30 | rn << 5 | rt)
+    }
+
+    /// Stores a number at an address. Changes X8 and X9.
+    pub fn store_at(&mut self, width: Width, addr: u64, value: u64) -> &mut Self {
+        self.mov(8, addr).mov(9, value).store(width, 9, 8)
+    }
+
+    /// ADD with a number below 4096.
+    pub fn add(&mut self, rd: u32, rn: u32, value: u32) -> &mut Self {
+        self.word(0x9100_0000 | (value & 0xfff) << 10 | rn << 5 | rd)
+    }
+
+    /// SUB with a number below 4096.
+    pub fn sub(&mut self, rd: u32, rn: u32, value: u32) -> &mut Self {
+        self.word(0xd100_0000 | (value & 0xfff) << 10 | rn << 5 | rd)
+    }
+
+    /// The number of the CPU: the lowest affinity field of MPIDR_EL1.
+    pub fn cpu_number(&mut self, rd: u32) -> &mut Self {
+        self.word(0xd538_00a0 | rd).word(0x9240_1c00 | rd << 5 | rd)
+    }
+
+    /// Sets VBAR_EL1.
+    pub fn set_vectors(&mut self, rt: u32) -> &mut Self {
+        self.word(0xd518_c000 | rt).word(0xd503_3fdf)
+    }
+
+    /// WFI.
+    pub fn wfi(&mut self) -> &mut Self {
+        self.word(0xd503_207f)
+    }
+
+    /// Branches to `to`.
+    pub fn branch(&mut self, to: Label) -> &mut Self {
+        let distance = self.back(to);
+        self.word(0x1400_0000 | distance & 0x03ff_ffff)
+    }
+
+    /// Branches to `to` if the register is not zero.
+    pub fn branch_if(&mut self, rt: u32, to: Label) -> &mut Self {
+        let distance = self.back(to);
+        self.word(0xb500_0000 | (distance & 0x7_ffff) << 5 | rt)
+    }
+
+    /// Branches to `to` if the register is zero.
+    pub fn branch_unless(&mut self, rt: u32, to: Label) -> &mut Self {
+        let distance = self.back(to);
+        self.word(0xb400_0000 | (distance & 0x7_ffff) << 5 | rt)
+    }
+
+    /// The distance to an earlier place in words, as a negative number.
+    fn back(&self, to: Label) -> u32 {
+        (to.0 as u32).wrapping_sub(self.words.len() as u32)
+    }
+
+    /// Calls PSCI by HVC. X1 to X3 are the arguments; X0 is the answer.
+    pub fn psci(&mut self, function: u64) -> &mut Self {
+        self.mov(0, function).word(0xd400_0002)
+    }
+
+    /// Turns the machine off; and spins in case that takes a while.
+    pub fn power_off(&mut self) -> &mut Self {
+        self.psci(psci::SYSTEM_OFF);
+        let hang = self.here();
+        self.branch(hang)
+    }
+
+    /// The program's bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an assembler makes of the same instructions.
+    #[test]
+    fn the_words_are_those_of_an_assembler() {
+        let mut program = Program::new();
+        let start = program.here();
+        program.mov(1, 0x1000_3000).load(Width::Byte, 2, 1).store(Width::Double, 2, 1);
+        program.load(Width::Half, 3, 1).load(Width::Word, 3, 1).add(4, 4, 1).sub(4, 4, 1);
+        program.branch_if(2, start).branch_unless(2, start).branch(start).cpu_number(5).wfi();
+        let want: [u32; 14] = [
+            0xd286_0001, // mov x1, #0x3000
+            0xf2a2_0001, // movk x1, #0x1000, lsl #16
+            0x3940_0022, // ldrb w2, [x1]
+            0xf900_0022, // str x2, [x1]
+            0x7940_0023, // ldrh w3, [x1]
+            0xb940_0023, // ldr w3, [x1]
+            0x9100_0484, // add x4, x4, #1
+            0xd100_0484, // sub x4, x4, #1
+            0xb5ff_ff02, // cbnz x2, .-32
+            0xb4ff_fee2, // cbz x2, .-36
+            0x17ff_fff6, // b .-40
+            0xd538_00a5, // mrs x5, mpidr_el1
+            0x9240_1ca5, // and x5, x5, #0xff
+            0xd503_207f, // wfi
+        ];
+        assert_eq!(program.words, want);
+    }
+}

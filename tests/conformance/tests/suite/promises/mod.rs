@@ -1,0 +1,56 @@
+//! The promises.
+
+mod exits;
+mod interrupts;
+mod io;
+mod kicks;
+mod memory;
+mod phases;
+mod teardown;
+
+use vmm_adapter::Hypervisor;
+
+use crate::target::Probe;
+
+/// Something that the traits promise, and the test of it.
+pub struct Promise {
+    pub name: &'static str,
+    pub check: fn(&dyn Hypervisor, &Probe),
+}
+
+macro_rules! promises {
+    ($($module:ident::$name:ident),* $(,)?) => {
+        &[$(Promise { name: stringify!($name), check: $module::$name }),*]
+    };
+}
+
+pub const ALL: &[Promise] = promises![
+    phases::what_is_not_offered_is_refused,
+    phases::calls_in_the_wrong_phase_are_refused,
+    phases::a_bad_start_leaves_the_vm_configurable,
+    phases::vcpus_are_those_declared,
+    io::loads_and_stores_of_all_widths,
+    io::unclaimed_loads,
+    io::unclaimed_stores,
+    io::many_answers_arrive_in_order,
+    interrupts::only_declared_lines_can_be_bound,
+    interrupts::a_signal_rings_the_doorbell,
+    interrupts::a_signal_wakes_the_guest,
+    interrupts::an_ioevent_makes_no_exit,
+    interrupts::an_ioevent_compares_the_value,
+    kicks::a_kick_before_run_counts_once,
+    kicks::a_kick_ends_a_sleep,
+    kicks::a_kick_ends_a_spin,
+    kicks::kicks_lose_no_exit_and_no_answer,
+    exits::power_off_ends_every_vcpu_for_good,
+    exits::reset_is_told_from_power_off,
+    exits::a_crash_keeps_the_raw_words,
+    exits::secondary_cpus_come_up_and_go,
+    memory::regions_must_fit,
+    memory::memory_is_what_host_and_guest_see,
+    memory::read_only_memory_is_not_written,
+    memory::private_memory_is_out_of_reach,
+    teardown::nothing_is_left,
+    teardown::vcpus_may_outlive_the_vm,
+    teardown::a_vm_that_never_started_goes_too,
+];

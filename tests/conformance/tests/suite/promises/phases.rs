@@ -1,0 +1,134 @@
+//! Capabilities and phases.
+
+use conformance::asm::Program;
+use vm_fdt::FdtWriter;
+use vm_memory::GuestAddress;
+use vmm_adapter::{
+    BootContext, Error, Feature, Hypervisor, IrqLine, MemoryRegion, Phase, Sharing, VcpuExit, VmConfig,
+};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::mailbox::mailbox;
+use crate::rig::{self, RAM, Rig, boot};
+use crate::target::Probe;
+
+/// The three ways in which a lack is said agree.
+pub fn what_is_not_offered_is_refused(hypervisor: &dyn Hypervisor, _: &Probe) {
+    let vm = rig::create_vm(hypervisor, VmConfig::new(1));
+    let caps = vm.capabilities();
+    for feature in hypervisor.capabilities().iter() {
+        assert!(caps.has(feature), "{feature:?} is promised for every VM");
+    }
+    for feature in Feature::ALL {
+        match caps.require(feature) {
+            Ok(()) => assert!(caps.has(feature)),
+            Err(Error::Unsupported { feature: named, .. }) => assert!(!caps.has(feature) && named == feature),
+            Err(other) => panic!("{other}"),
+        }
+    }
+    let ram = rig::give_ram(&*vm);
+    let mut vcpu = vm.create_vcpu(0).unwrap();
+    assert_eq!(vcpu.registers().is_some(), caps.has(Feature::Registers));
+    assert_eq!(vm.dirty_log().is_some(), caps.has(Feature::DirtyLog));
+    if !caps.has(Feature::Unmap) {
+        let refused = vm.unmap(ram.addr());
+        assert!(matches!(refused, Err(Error::Unsupported { feature: Feature::Unmap, .. })), "{refused:?}");
+    }
+    let own = MemoryRegion::new(GuestAddress(0x9000_0000), 0x1_0000, Sharing::Shared).unwrap();
+    match vm.map(&own) {
+        Ok(()) => assert!(caps.has(Feature::OwnMemory)),
+        Err(Error::Unsupported { feature: Feature::OwnMemory, .. }) => assert!(!caps.has(Feature::OwnMemory)),
+        Err(other) => panic!("{other}"),
+    }
+    if !caps.has(Feature::PrivateMemory) {
+        let refused = vm.allocate(GuestAddress(0xa000_0000), 0x1_0000, Sharing::Private);
+        assert!(matches!(refused, Err(Error::Unsupported { .. })), "{refused:?}");
+    }
+    assert!(caps.max_vcpus() >= 1 && caps.guest_phys_bits() >= 32);
+}
+
+fn wrong<T: std::fmt::Debug>(answer: Result<T, Error>, op: &str, phase: Phase) {
+    match answer {
+        Err(Error::WrongState { op: named, phase: found }) => assert_eq!((named, found), (op, phase)),
+        other => panic!("{op} while {phase}: {other:?}"),
+    }
+}
+
+pub fn calls_in_the_wrong_phase_are_refused(hypervisor: &dyn Hypervisor, _: &Probe) {
+    let mut program = Program::new();
+    program.power_off();
+    let mut rig = Rig::new(hypervisor, 1, &[IrqLine::edge(4)], &program);
+    assert_eq!(rig.vm.phase(), Phase::Configuring);
+    wrong(rig.vcpus[0].run(&mailbox()), "run", Phase::Configuring);
+
+    let mut rig = rig.start();
+    assert_eq!(rig.vm.phase(), Phase::Running);
+    let more = MemoryRegion::new(GuestAddress(0x9000_0000), 0x1_0000, Sharing::Shared).unwrap();
+    let vm = &rig.vm;
+    let configuring_only = |phase| {
+        wrong(vm.map(&more), "map", phase);
+        wrong(vm.create_vcpu(0), "create_vcpu", phase);
+        wrong(vm.start(&boot()), "start", phase);
+        wrong(vm.describe(&mut FdtWriter::new().unwrap(), 1), "describe", phase);
+    };
+    configuring_only(Phase::Running);
+
+    let exit = rig.vcpus[0].run(&mailbox()).unwrap();
+    assert!(matches!(exit, VcpuExit::PowerOff(_)), "{exit:?}");
+    assert_eq!(vm.phase(), Phase::Stopped);
+    configuring_only(Phase::Stopped);
+    let fd = EventFd::new(0).unwrap();
+    wrong(vm.register_irqfd(&fd, IrqLine::edge(4)), "register_irqfd", Phase::Stopped);
+}
+
+/// What the adapter itself refuses does not end the VM.
+pub fn a_bad_start_leaves_the_vm_configurable(hypervisor: &dyn Hypervisor, _: &Probe) {
+    let mut program = Program::new();
+    program.power_off();
+    let rig = Rig::new(hypervisor, 1, &[], &program);
+    let refused = |boot: BootContext| {
+        let answer = rig.vm.start(&boot);
+        assert!(matches!(answer, Err(Error::InvalidArgument { .. })), "{boot:?}: {answer:?}");
+        assert_eq!(rig.vm.phase(), Phase::Configuring);
+    };
+    refused(boot());
+    rig.write_tree();
+    refused(BootContext { fdt: GuestAddress(RAM - 0x1000), ..boot() });
+    refused(BootContext { fdt: GuestAddress(boot().fdt.0 + 4), ..boot() });
+    refused(BootContext { fdt_size: 0, ..boot() });
+    refused(BootContext { fdt_size: 0x1001, ..boot() });
+    refused(BootContext { fdt_size: 1 << 40, ..boot() });
+    refused(BootContext { entry: GuestAddress(0x1000), ..boot() });
+    let elsewhere = BootContext { entry: GuestAddress(RAM + 4), ..boot() };
+    if !rig.vm.capabilities().has(Feature::BootContext) {
+        let answer = rig.vm.start(&elsewhere);
+        assert!(
+            matches!(answer, Err(Error::Unsupported { feature: Feature::BootContext, .. })),
+            "{answer:?}"
+        );
+    }
+    rig.vm.start(&boot()).unwrap();
+}
+
+pub fn vcpus_are_those_declared(hypervisor: &dyn Hypervisor, _: &Probe) {
+    for count in [0, VmConfig::DEFAULT_MAX_VCPUS + 1] {
+        let refused = hypervisor.create_vm(&VmConfig::new(count));
+        assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{count}: {refused:?}");
+    }
+    let vm = rig::create_vm(hypervisor, VmConfig::new(2));
+    let ram = rig::give_ram(&*vm);
+    let first = vm.create_vcpu(0).unwrap();
+    assert_eq!(first.id(), 0);
+    for id in [0, 2, u32::MAX] {
+        let refused = vm.create_vcpu(id);
+        assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{id}: {refused:?}");
+    }
+    // Not all of them are there yet.
+    let rig = Rig { vm, ram, vcpus: vec![first] };
+    rig.write_tree();
+    let refused = rig.vm.start(&boot());
+    assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{refused:?}");
+    let second = rig.vm.create_vcpu(1).unwrap();
+    rig.vm.start(&boot()).unwrap();
+    drop(second);
+}

@@ -1,0 +1,77 @@
+//! The end of everything.
+
+use std::time::{Duration, Instant};
+
+use conformance::asm::Program;
+use vm_memory::GuestAddress;
+use vmm_adapter::{Hypervisor, IoEventMatch, IrqLine, VcpuExit};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::mailbox::{MAILBOX, mailbox};
+use crate::rig::Rig;
+use crate::target::Probe;
+
+/// What this process holds: file descriptors and mappings.
+fn held() -> (usize, usize) {
+    let fds = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    (fds, maps.lines().filter(|line| line.contains("gunyah") || line.contains("memfd")).count())
+}
+
+/// Some kernels release a VM in the background, after its last file is closed.
+fn settled(probe: &Probe, objects: Option<usize>, before: (usize, usize)) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while probe.objects() != objects || held() != before {
+        let now = held();
+        assert!(
+            Instant::now() < deadline,
+            "left: {:?} objects, {now:?} held, {before:?} before",
+            probe.objects()
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn off() -> Program {
+    let mut program = Program::new();
+    program.power_off();
+    program
+}
+
+pub fn nothing_is_left(hypervisor: &dyn Hypervisor, probe: &Probe) {
+    let run = || {
+        let rig = Rig::new(hypervisor, 2, &[IrqLine::edge(1)], &off());
+        let fd = EventFd::new(0).unwrap();
+        rig.vm.register_irqfd(&fd, IrqLine::edge(1)).unwrap();
+        rig.vm.register_ioevent(&fd, GuestAddress(MAILBOX), IoEventMatch::Any).unwrap();
+        let mut rig = rig.start();
+        assert!(matches!(rig.vcpus[0].run(&mailbox()), Ok(VcpuExit::PowerOff(_))));
+    };
+    // What is made once per process is not a leak.
+    run();
+    let objects = probe.objects().map(|_| 1);
+    std::thread::sleep(Duration::from_millis(50));
+    let before = held();
+    for _ in 0..5 {
+        run();
+    }
+    settled(probe, objects, before);
+}
+
+/// A VM goes with the last of itself and its vCPUs, in any order.
+pub fn vcpus_may_outlive_the_vm(hypervisor: &dyn Hypervisor, _: &Probe) {
+    let Rig { vm, ram, mut vcpus } = Rig::one(hypervisor, &off());
+    drop(vm);
+    drop(ram);
+    assert!(matches!(vcpus[0].run(&mailbox()), Ok(VcpuExit::PowerOff(_))));
+    assert!(matches!(vcpus[0].run(&mailbox()), Ok(VcpuExit::PowerOff(_))));
+}
+
+pub fn a_vm_that_never_started_goes_too(hypervisor: &dyn Hypervisor, probe: &Probe) {
+    let rig = Rig::new(hypervisor, 2, &[], &off());
+    drop(rig);
+    let before = held();
+    drop(Rig::new(hypervisor, 2, &[], &off()));
+    let objects = probe.objects().map(|_| 1);
+    settled(probe, objects, before);
+}

@@ -1,0 +1,115 @@
+//! The backends and flavours to test.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use fake_gunyah::{Fake, Flavour, Guest, Handle};
+use vmm_adapter::Hypervisor;
+use vmm_adapter::gunyah::Gunyah;
+
+use crate::promises::Promise;
+
+/// A promise that takes longer hangs.
+const WATCHDOG: Duration = Duration::from_secs(300);
+
+/// A backend, and what it runs on.
+pub struct Target {
+    name: String,
+    kind: Kind,
+}
+
+enum Kind {
+    FakeGunyah(Flavour),
+    RealGunyah,
+    Missing(String),
+}
+
+/// What a promise may ask of the world behind the hypervisor, where it can be asked.
+#[derive(Clone)]
+pub struct Probe(Option<Handle>);
+
+impl Probe {
+    /// How often the guest's doorbell was rung.
+    pub fn doorbells(&self, label: u32) -> Option<u64> {
+        self.0.as_ref().map(|handle| handle.doorbells(label))
+    }
+
+    /// How many of the hypervisor's objects are open.
+    pub fn objects(&self) -> Option<usize> {
+        self.0.as_ref().map(|handle| handle.objects().len())
+    }
+}
+
+/// Every row of the table.
+pub fn all() -> Vec<Target> {
+    let mut targets: Vec<Target> = [
+        Flavour::V11,
+        Flavour::Android14Early,
+        Flavour::Android14,
+        Flavour::Android15,
+        Flavour::Android16,
+        Flavour::V17,
+    ]
+    .into_iter()
+    .map(fake)
+    .collect();
+    let real = if Path::new(Gunyah::DEFAULT_PATH).exists() {
+        Kind::RealGunyah
+    } else {
+        Kind::Missing(format!("there is no {}", Gunyah::DEFAULT_PATH))
+    };
+    targets.push(Target { name: "gunyah".into(), kind: real });
+    targets
+}
+
+/// A fake that the host does not allow fails its tests: it is not a backend that happens to be away.
+fn fake(flavour: Flavour) -> Target {
+    Target { name: format!("fake-{flavour}"), kind: Kind::FakeGunyah(flavour) }
+}
+
+impl Target {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Why it is not here, if it is not.
+    pub fn missing(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Missing(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    fn run(&self, body: impl FnOnce(&dyn Hypervisor, &Probe) + Send) {
+        match &self.kind {
+            Kind::FakeGunyah(flavour) => {
+                let fake = Fake::builder().flavour(*flavour).guest(Guest::code()).build().unwrap();
+                fake.run(|handle| body(&Gunyah::open().unwrap(), &Probe(Some(handle.clone())))).unwrap();
+            }
+            Kind::RealGunyah => body(&Gunyah::open().unwrap(), &Probe(None)),
+            Kind::Missing(why) => panic!("{why}"),
+        }
+    }
+}
+
+/// Runs one promise on one target.
+pub fn attempt(target: &Target, promise: &Promise) -> Result<(), String> {
+    let (done, wait) = mpsc::channel::<()>();
+    let what = format!("{}::{}", target.name, promise.name);
+    let watchdog = std::thread::spawn(move || {
+        if wait.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("{what} hangs");
+            std::process::abort();
+        }
+    });
+    let outcome =
+        catch_unwind(AssertUnwindSafe(|| target.run(|hypervisor, probe| (promise.check)(hypervisor, probe))));
+    drop(done);
+    watchdog.join().unwrap();
+    outcome.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panicked").to_owned()
+    })
+}
