@@ -10,7 +10,7 @@ pub(super) const ROWS: &[Row] = &[
         id: "no-gunyah",
         on: &[on(&[Open], &[libc::ENOENT], Flavours::ALL)],
         text: "this machine does not run under Gunyah as its primary VM, or is no arm64 machine",
-        check: "look for /proc/device-tree/hypervisor with a compatible that begins with \"gunyah\" or \"qcom,gunyah\"",
+        check: "look for /proc/device-tree/hypervisor with a compatible that names gunyah",
         remedy: "use a host that has Gunyah; with KVM use KVM; to develop without one use the fake kernel (fake-gunyah)",
         judge: judge::not_arm64,
     },

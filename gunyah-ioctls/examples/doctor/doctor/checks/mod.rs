@@ -1,0 +1,71 @@
+//! The checks, in the order of the report.
+
+mod android;
+mod devices;
+mod facilities;
+mod guest_kernel;
+mod huge_pages;
+mod kernel;
+mod limits;
+mod log;
+mod memory;
+mod modules;
+mod open;
+mod probe;
+mod processes;
+mod tree;
+
+use super::Examination;
+use super::finding::Finding;
+
+type Check = fn(&Examination) -> Finding;
+
+pub(crate) const ALL: [Check; 16] = [
+    devices::nodes,
+    kernel::release,
+    tree::hypervisor,
+    open::selinux,
+    open::device,
+    probe::vm,
+    probe::functions,
+    limits::memlock,
+    memory::amount,
+    huge_pages::available,
+    facilities::kernel,
+    processes::others,
+    modules::loaded,
+    log::messages,
+    android::tools,
+    guest_kernel::options,
+];
+
+/// A check's title, by its id.
+pub(crate) fn title(id: &str) -> &'static str {
+    match id {
+        "nodes" => "device nodes",
+        "kernel" => "kernel",
+        "hypervisor" => "hypervisor",
+        "selinux" => "SELinux and user",
+        "device" => "Gunyah device",
+        "vm" => "creating a VM",
+        "functions" => "vCPU, irqfd, ioeventfd",
+        "memlock" => "locked memory",
+        "memory" => "memory",
+        "huge-pages" => "huge pages",
+        "facilities" => "kernel facilities",
+        "processes" => "other VMMs",
+        "modules" => "modules",
+        "log" => "kernel log",
+        "android" => "Android",
+        "guest-kernel" => "guest kernel",
+        _ => "check",
+    }
+}
+
+/// An amount of memory, in the unit that reads best.
+fn bytes(amount: u64) -> String {
+    match amount {
+        0..0x10_0000 => format!("{} KiB", amount >> 10),
+        _ => format!("{} MiB", amount >> 20),
+    }
+}
