@@ -539,3 +539,41 @@ fn garbage_in_proc_is_no_panic() {
         fs::remove_dir_all(root).unwrap();
     }
 }
+
+#[test]
+fn errors_of_a_kernel_lead_to_their_causes() {
+    use fake_gunyah::Fake;
+    use gunyah_ioctls::Gunyah;
+
+    // A start without a devicetree in any region.
+    for (flavour, first) in
+        [(fake_gunyah::Flavour::V11, "dtb-outside"), (fake_gunyah::Flavour::Android15, "dtb-outside")]
+    {
+        let fake = Fake::builder().flavour(flavour).build().unwrap();
+        let found = fake
+            .run(|_| {
+                let vm = Gunyah::new().unwrap().create_vm().unwrap();
+                vm.set_dtb_config(0x8000_0000, 0x1000).unwrap();
+                let error = vm.start().unwrap_err();
+                let mut context = Context::default();
+                context.features = Some(*vm.features());
+                ids(&error.causes(&context))
+            })
+            .unwrap();
+        assert_eq!(found[0], first, "{flavour}: {found:?}");
+    }
+    // A hypervisor without vCPUs for the host to schedule, and the vendors' ABI.
+    let fake = Fake::builder().without_vcpus().build().unwrap();
+    let found = fake
+        .run(|_| {
+            let vm = Gunyah::new().unwrap().create_vm().unwrap();
+            ids(&vm.add_vcpu(0).unwrap_err().causes(&Context::default()))
+        })
+        .unwrap();
+    assert_eq!(found, ["no-proxy-vcpus"]);
+    let fake = Fake::builder().flavour(fake_gunyah::Flavour::Vendor).build().unwrap();
+    let found = fake
+        .run(|_| ids(&Gunyah::new().unwrap().create_vm().unwrap_err().causes(&Context::default())))
+        .unwrap();
+    assert_eq!(found, ["vendor-abi"]);
+}

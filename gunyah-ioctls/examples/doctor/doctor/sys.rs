@@ -49,7 +49,7 @@ pub(crate) fn io_uring() -> io::Result<OwnedFd> {
     // The kernel's io_uring_params has 120 bytes, all zero for an ordinary ring.
     let mut params = [0_u64; 15];
     // SAFETY: the kernel reads and writes 120 bytes at `params`, which has as many and outlives the call.
-    check(unsafe { libc::syscall(libc::SYS_io_uring_setup, 1_u32, params.as_mut_ptr()) }.into()).and_then(own)
+    check(unsafe { libc::syscall(libc::SYS_io_uring_setup, 1_u32, params.as_mut_ptr()) }).and_then(own)
 }
 
 /// Anonymous memory of this process, aligned to 2 MiB. Nothing reads or writes it but the kernel.

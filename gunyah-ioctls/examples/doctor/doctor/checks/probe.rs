@@ -11,6 +11,9 @@ use super::super::{DeviceKind, Examination, sys};
 
 const VENDOR_CREATE_VM: u32 = gunyah_bindings::vendor::GH_VENDOR_CREATE_VM;
 
+/// Adds a function to a VM and removes it.
+type Try = fn(&VmFd) -> Result<()>;
+
 pub(super) fn vm(examination: &Examination) -> Finding {
     if !examination.options.probe {
         return Finding::new("vm", Level::Skipped, "needs --probe");
@@ -61,7 +64,7 @@ pub(super) fn functions(examination: &Examination) -> Finding {
     let Some(vm) = examination.vm.borrow_mut().take() else {
         return Finding::new("functions", Level::Skipped, "no VM was created");
     };
-    let checks: [(Operation, &str, fn(&VmFd) -> Result<()>); 3] = [
+    let checks: [(Operation, &str, Try); 3] = [
         (Operation::AddVcpu, "vCPU", |vm| vm.add_vcpu(0)?.remove()),
         (Operation::AddIrqfd, "irqfd", |vm| {
             let eventfd = eventfd()?;
