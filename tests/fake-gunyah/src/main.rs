@@ -79,8 +79,7 @@ fn main() -> ExitCode {
 
 impl Run {
     fn run(self) -> Result<ExitStatus, (u8, String)> {
-        let mut builder =
-            Fake::builder().flavour(self.flavour).guest(Guest::code()).record_calls(false);
+        let mut builder = Fake::builder().flavour(self.flavour).guest(Guest::code()).record_calls(false);
         for path in self.device {
             builder = builder.device(path);
         }
@@ -88,7 +87,8 @@ impl Run {
             builder = builder.trace(std::io::stderr());
         }
         if let Some(path) = self.trace_file {
-            let file = File::create(&path).map_err(|error| (FAILED, format!("{}: {error}", path.display())))?;
+            let file =
+                File::create(&path).map_err(|error| (FAILED, format!("{}: {error}", path.display())))?;
             builder = builder.trace(file);
         }
         let mut words = self.command.into_iter();

@@ -128,7 +128,11 @@ fn the_resource_manager_refuses_a_bad_tree() {
             // It failed before anything was handed out: there is no vCPU. And it is final.
             assert_eq!(vcpu.run(), Err(Errno::ENODEV));
             assert_eq!(vm.start(), Err(Errno::ENODEV));
-            assert!(handle.notes().iter().any(|note| note.contains("Resource Manager")), "{:?}", handle.notes());
+            assert!(
+                handle.notes().iter().any(|note| note.contains("Resource Manager")),
+                "{:?}",
+                handle.notes()
+            );
         })
         .unwrap();
 }

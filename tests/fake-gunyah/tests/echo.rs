@@ -63,7 +63,11 @@ fn echo(mode: &str) -> Outcome {
     let status = child.wait().unwrap();
     assert!(status.success(), "{status}: {text}");
     assert_eq!(handle.leftovers(), []);
-    println!("{mode}: {text}  fake: answers lost {}, exits lost {}", handle.answers_lost(), handle.exits_lost());
+    println!(
+        "{mode}: {text}  fake: answers lost {}, exits lost {}",
+        handle.answers_lost(),
+        handle.exits_lost()
+    );
     let counts = text
         .split_whitespace()
         .map(|word| {

@@ -33,9 +33,9 @@ impl Fake {
         let filter = filter::program();
         let killable = self.settings.killable;
         let install = move || {
-            let listener = sys::install_listener(&filter, killable).map_err(|e| std::io::Error::from_raw_os_error(e.0))?;
-            sys::send_fd(theirs.as_fd(), listener.as_fd())
-                .map_err(|e| std::io::Error::from_raw_os_error(e.0))
+            let listener = sys::install_listener(&filter, killable)
+                .map_err(|e| std::io::Error::from_raw_os_error(e.0))?;
+            sys::send_fd(theirs.as_fd(), listener.as_fd()).map_err(|e| std::io::Error::from_raw_os_error(e.0))
         };
         // SAFETY: the closure makes system calls only. It allocates nothing and takes no lock, as must be in a
         // child of a process that may have other threads.
@@ -50,8 +50,9 @@ impl Fake {
             (Err(error), Ok(_)) => return Err(Error::Spawn { program, errno: error.into() }),
             (Err(error), Err(_)) => return Err(spawn_or_listener(program, error.into())),
         };
-        let started =
-            listener.map_err(no_listener).and_then(|fd| Pool::start(Arc::clone(&kernel), fd, killable).map_err(pool_error));
+        let started = listener
+            .map_err(no_listener)
+            .and_then(|fd| Pool::start(Arc::clone(&kernel), fd, killable).map_err(pool_error));
         match started {
             Ok(pool) => Ok(Child { process, pool, handle: Handle::new(kernel) }),
             Err(error) => {

@@ -96,6 +96,7 @@ pub struct Builder {
     flavour: Flavour,
     differences: Option<Differences>,
     devices: Vec<PathBuf>,
+    cma_nodes: Vec<(PathBuf, u64)>,
     guest: Guest,
     hypervisor: Hypervisor,
     memlock: Option<u64>,
@@ -126,6 +127,13 @@ impl Builder {
     #[must_use]
     pub fn device(mut self, path: impl Into<PathBuf>) -> Self {
         self.devices.push(path.into());
+        self
+    }
+
+    /// The node of a region of contiguous memory of `size` bytes, on flavours that know such regions (android16).
+    #[must_use]
+    pub fn cma_region(mut self, path: impl Into<PathBuf>, size: u64) -> Self {
+        self.cma_nodes.push((path.into(), size));
         self
     }
 
@@ -196,6 +204,7 @@ impl Builder {
             differences: self.differences.unwrap_or_else(|| self.flavour.differences()),
             hypervisor: self.hypervisor,
             devices: self.devices.clone(),
+            cma_nodes: self.cma_nodes.clone(),
             guest: match &self.guest.0 {
                 GuestKind::Scripts(scripts) => Guests::Scripts(scripts.clone()),
                 GuestKind::Code => Guests::Code,
@@ -225,6 +234,7 @@ impl Fake {
             flavour: Flavour::default(),
             differences: None,
             devices: Vec::new(),
+            cma_nodes: Vec::new(),
             guest: Guest::scripts([]),
             hypervisor: Hypervisor { vcpu: true, memory_extents: true },
             memlock: None,

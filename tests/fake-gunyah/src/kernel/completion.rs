@@ -10,7 +10,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-
 /// Something to wait for; it may happen before anybody waits.
 #[derive(Debug, Default)]
 pub(crate) struct Completion {

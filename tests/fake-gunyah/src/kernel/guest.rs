@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use gunyah_bindings::{exit, v11};
+use gunyah_bindings::{android, exit, v11};
 
 use super::ticket::Resource;
 use super::vm_mgr::Vm;
-use super::vm_mgr_mm::Region;
+use super::vm_mgr_mm::{Region, Transfer};
 use crate::errno::Errno;
 use crate::hyp::VmEvents;
 use crate::hyp::machine::Machine;
@@ -92,18 +92,27 @@ fn load_code(vm: &Arc<Vm>) -> Result<Parts, Errno> {
     let dtb = vm.dtb();
     let image = find_dtb(vm)?;
     let config = read_config(vm, &image)?;
+    let protected = if image.transfer == Transfer::Lend { "a protected" } else { "an unprotected" };
+    vm.kernel().observer.note(|| format!("VM {} starts as {protected} VM", vm.number));
     // The parcel with the devicetree is mapped where the tree says, whatever its region said.
     let base = config.base_address.unwrap_or(image.guest_addr);
     let shift = |addr: u64| addr.wrapping_sub(image.guest_addr).wrapping_add(base);
     if base != image.guest_addr {
-        vm.kernel().observer.note(|| {
-            format!("the region at {:#x} is mapped at base-address {base:#x}", image.guest_addr)
-        });
+        vm.kernel()
+            .observer
+            .note(|| format!("the region at {:#x} is mapped at base-address {base:#x}", image.guest_addr));
         vm.move_region(image.guest_addr, base);
     }
     let events = Arc::new(Events { vm: Arc::downgrade(vm), psci: config.psci });
     let machine = Machine::new(vm.ram(), events, config.vcpus);
-    machine.start(base, shift(dtb.guest_phys_addr));
+    let boot = vm.boot();
+    let entry = boot.register(android::GUNYAH_REG_SET_PC, 0).unwrap_or(base);
+    let x0 = boot.register(android::GUNYAH_REG_SET_X, 0).unwrap_or_else(|| shift(dtb.guest_phys_addr));
+    if boot.beyond_pc_and_x0() > 0 {
+        vm.kernel().observer.note(|| "of the boot context, only PC and X0 reach the guest here".to_owned());
+    }
+    drop(boot);
+    machine.start(entry, x0);
 
     let mut resources = Vec::new();
     // Otherwise the hypervisor schedules them, and the host never sees them.

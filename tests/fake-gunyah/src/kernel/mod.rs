@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use gunyah_bindings::{android, v11, v17};
+use gunyah_bindings::{android, v11, v17, vendor};
 
 use crate::errno::Errno;
 use crate::flavour::{Differences, Flavour};
@@ -14,10 +14,12 @@ use crate::transport::call::{Call, Delivered, Reply};
 use crate::transport::files::Files;
 use crate::transport::sys::{self, FileId};
 
+mod boot;
 mod completion;
 mod device;
 mod function;
 pub(crate) mod guest;
+mod guest_memfd;
 mod ioeventfd;
 mod irqfd;
 pub(crate) mod observer;
@@ -28,6 +30,7 @@ pub(crate) mod vm_mgr;
 mod vm_mgr_mm;
 
 use guest::Guests;
+use guest_memfd::GuestMem;
 use irqfd::Irqfd;
 use observer::{Exit, Observer, Target};
 use vcpu::Vcpu;
@@ -66,14 +69,16 @@ enum Kind {
     Device,
     Vm(Arc<Vm>),
     Vcpu(Arc<Vcpu>),
+    GuestMem(GuestMem),
+    /// The node of a region of contiguous memory, with its size.
+    CmaNode(u64),
+    /// A VM of the vendors' interface, which nothing here can boot.
+    VendorVm,
 }
 
 impl Object {
     fn new(kind: Kind) -> Self {
         Self { kind, users: Mutex::new(1) }
-    }
-    fn device() -> Self {
-        Self::new(Kind::Device)
     }
     fn vm(vm: &Arc<Vm>) -> Self {
         Self::new(Kind::Vm(Arc::clone(vm)))
@@ -87,6 +92,9 @@ impl Object {
             Kind::Device => Target::Device,
             Kind::Vm(vm) => Target::Vm(vm.number),
             Kind::Vcpu(vcpu) => Target::Vcpu(vcpu.vm.number, vcpu.label),
+            Kind::GuestMem(memory) => Target::Memory(memory.number),
+            Kind::CmaNode(_) => Target::Device,
+            Kind::VendorVm => Target::Vm(0),
         }
     }
 
@@ -108,7 +116,7 @@ impl Object {
         }
         drop(users);
         match &self.kind {
-            Kind::Device => {}
+            Kind::Device | Kind::GuestMem(_) | Kind::CmaNode(_) | Kind::VendorVm => {}
             Kind::Vm(vm) => vm.put(),
             Kind::Vcpu(vcpu) => vcpu.vm.put(),
         }
@@ -128,6 +136,8 @@ pub(crate) struct Kernel {
     pub(crate) differences: Differences,
     pub(crate) hypervisor: Hypervisor,
     pub(crate) devices: Vec<PathBuf>,
+    /// Nodes of contiguous memory, with the size of each region.
+    pub(crate) cma_nodes: Vec<(PathBuf, u64)>,
     pub(crate) guest: Guests,
     /// Bytes that may be locked, instead of the caller's limit.
     pub(crate) memlock: Option<u64>,
@@ -153,6 +163,8 @@ pub(crate) struct Settings {
     pub(crate) differences: Differences,
     pub(crate) hypervisor: Hypervisor,
     pub(crate) devices: Vec<PathBuf>,
+    /// Nodes of contiguous memory, with the size of each region.
+    pub(crate) cma_nodes: Vec<(PathBuf, u64)>,
     pub(crate) guest: Guests,
     pub(crate) memlock: Option<u64>,
     pub(crate) start_failure: Option<Errno>,
@@ -161,13 +173,23 @@ pub(crate) struct Settings {
 
 impl Kernel {
     pub(crate) fn new(settings: Settings) -> Result<Arc<Self>, Errno> {
-        let Settings { flavour, differences, hypervisor, devices, guest, memlock, start_failure, observer } =
-            settings;
+        let Settings {
+            flavour,
+            differences,
+            hypervisor,
+            devices,
+            cma_nodes,
+            guest,
+            memlock,
+            start_failure,
+            observer,
+        } = settings;
         Ok(Arc::new(Self {
             flavour,
             differences,
             hypervisor,
             devices,
+            cma_nodes,
             guest,
             memlock,
             start_failure,
@@ -187,6 +209,10 @@ impl Kernel {
 
     fn add_object(&self, id: FileId, object: Object) {
         lock(&self.objects).insert(id, Arc::new(object));
+    }
+
+    fn object(&self, id: FileId) -> Option<Arc<Object>> {
+        lock(&self.objects).get(&id).cloned()
     }
 
     fn add_vm(&self, vm: &Arc<Vm>) {
@@ -290,7 +316,7 @@ impl Kernel {
 
     fn ioctl(self: &Arc<Self>, call: &Call<'_>) {
         let fd = call.notif.args[0] as RawFd;
-        let object = call.caller.file_id(fd).ok().and_then(|id| lock(&self.objects).get(&id).cloned());
+        let object = call.caller.file_id(fd).ok().and_then(|id| self.object(id));
         let object = object.filter(|object| object.get());
         let Some(object) = object else {
             call.reply(Reply::Continue);
@@ -310,7 +336,9 @@ impl Kernel {
         match &object.kind {
             Kind::Device => match request {
                 v11::GH_CREATE_VM if have.gunyah => self.create_vm(call, arg),
+                v17::GUNYAH_CREATE_GUEST_MEM if have.guest_memory => self.create_guest_mem(call, arg),
                 android::GUNYAH_ANDROID_TENTATIVE if have.tentative => Ok(Answer::value(0)),
+                vendor::GH_VENDOR_CREATE_VM if !have.gunyah => self.create_vendor_vm(),
                 _ => Err(have.absent),
             },
             Kind::Vm(vm) => match request {
@@ -320,6 +348,15 @@ impl Kernel {
                 android::GUNYAH_VM_ANDROID_LEND_USER_MEM if have.lend => {
                     vm.set_user_memory(call, arg, Transfer::Lend)
                 }
+                android::GUNYAH_VM_ANDROID_SET_FW_CONFIG if have.firmware => vm.set_fw_config(call, arg),
+                android::GUNYAH_VM_ANDROID_RECLAIM_REGION if have.reclaim => vm.reclaim(call, arg),
+                android::GUNYAH_VM_ANDROID_MAP_CMA_MEM if have.cma => vm.map_cma_mem(call, arg),
+                android::GUNYAH_VM_ANDROID_SET_AUTH_TYPE if have.auth_type => vm.set_auth_type(call, arg),
+                android::GUNYAH_VM_ANDROID_CHECK_EXTENSION if have.check_extension => {
+                    Ok(Vm::check_extension(arg))
+                }
+                v17::GUNYAH_VM_MAP_MEM if have.guest_memory => vm.map_mem(call, arg),
+                v17::GUNYAH_VM_SET_BOOT_CONTEXT if have.boot_context => vm.set_boot_context(call, arg),
                 v17::GUNYAH_VM_SET_DTB_CONFIG => vm.set_dtb_config(call, arg),
                 v11::GH_VM_START => vm.start(call),
                 v11::GH_VM_ADD_FUNCTION => vm.add_function(call, arg),
@@ -330,6 +367,16 @@ impl Kernel {
                 v11::GH_VCPU_RUN => vcpu.run(call),
                 v11::GH_VCPU_MMAP_SIZE => Ok(Answer::value(sys::page_size() as i64)),
                 _ => Err(have.absent_on_vcpu),
+            },
+            Kind::CmaNode(size) => match request {
+                android::GUNYAH_ANDROID_CREATE_CMA_MEM_FD => self.create_cma_mem(*size),
+                _ => Err(Errno::ENOTTY),
+            },
+            Kind::GuestMem(_) => Err(Errno::ENOTTY),
+            Kind::VendorVm => match request {
+                // There is no image of any name here.
+                vendor::GH_VM_SET_FW_NAME => call.caller.read_array::<16>(arg).and(Err(Errno::EINVAL)),
+                _ => Err(Errno::EINVAL),
             },
         }
     }

@@ -17,6 +17,7 @@ const NOTES: usize = 1 << 10;
 
 /// What a file descriptor stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Target {
     /// The device node.
     Device,
@@ -24,6 +25,8 @@ pub enum Target {
     Vm(u64),
     /// A vCPU: its VM's number and its id.
     Vcpu(u64, u32),
+    /// A file of guest memory, by the number that the fake gave it.
+    Memory(u64),
 }
 
 /// What a `RUN` has put into the page.
@@ -203,6 +206,7 @@ impl std::fmt::Display for Target {
             Self::Device => f.write_str("the device"),
             Self::Vm(vm) => write!(f, "VM {vm}"),
             Self::Vcpu(vm, id) => write!(f, "vCPU {id} of VM {vm}"),
+            Self::Memory(memory) => write!(f, "memory file {memory}"),
         }
     }
 }

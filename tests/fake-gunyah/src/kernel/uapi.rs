@@ -53,6 +53,33 @@ arg!(v11::gh_fn_vcpu_arg { id: u32 });
 arg!(v11::gh_fn_irqfd_arg { fd: u32, label: u32, flags: u32, padding: u32 });
 arg!(v11::gh_fn_ioeventfd_arg { datamatch: u64, addr: u64, len: u32, fd: i32, flags: u32, padding: u32 });
 
+arg!(android::gunyah_vm_boot_context { reg: u32, value: u64 });
+arg!(android::gunyah_auth_desc { type_: u32, arg_size: u32, arg: u64 });
+arg!(v17::gunyah_create_mem_args { flags: u64, size: u64 });
+
+/// The two forms of the same flags are types of their own.
+macro_rules! arg_with_flags {
+    ($type:path, $flags:path { $($field:ident: $int:ty),* $(,)? }) => {
+        impl Arg for $type {
+            const SIZE: usize = size_of::<$type>();
+            fn parse(bytes: &[u8]) -> Self {
+                Self {
+                    flags: $flags(u32::from_le_bytes(bytes_at(bytes, std::mem::offset_of!($type, flags)))),
+                    $($field: <$int>::from_le_bytes(bytes_at(bytes, std::mem::offset_of!($type, $field))),)*
+                }
+            }
+        }
+    };
+}
+arg_with_flags!(
+    v17::gunyah_map_mem_args,
+    v17::gunyah_map_flags { guest_addr: u64, guest_mem_fd: u32, offset: u64, size: u64 }
+);
+arg_with_flags!(
+    android::gunyah_map_cma_mem_args,
+    android::gunyah_map_flags { label: u32, guest_addr: u64, guest_mem_fd: u32, offset: u64, size: u64 }
+);
+
 /// The run page's fields. v11's lie where all later forms have them; the later ones add to them.
 pub(crate) mod run {
     use std::mem::offset_of;

@@ -21,6 +21,7 @@ use crate::flavour::{ResumeActions, UnknownState};
 use crate::hyp::{HypError, VcpuEngine, VcpuRunResp, state as hyp};
 use crate::transport::call::{Call, Reply};
 use crate::transport::page::SharedPage;
+use crate::transport::sys;
 
 /// How long a vCPU may run before its thread lets another one receive calls.
 const SLICE: Duration = Duration::from_micros(100);
@@ -93,15 +94,22 @@ impl Vcpu {
             return Err(Errno::EINVAL);
         }
         let label = v11::gh_fn_vcpu_arg::parse(arg).id;
-        let file = kernel.files.create(true)?;
+        let size = sys::page_size();
+        let file = kernel.files.create(size as u64, |file| SharedPage::map(file, size))?;
         let vcpu = Arc::new(Self {
             label,
             vm: Arc::clone(vm),
             bound: AtomicBool::new(true),
-            page: file.page.ok_or(Errno::ENOMEM)?,
+            page: file.mapped,
             ready: Arc::default(),
             run_lock: RunLock::default(),
-            inner: Mutex::new(Inner { state: State::Unknown, mmio_read_len: 0, mmio_addr: 0, attention: Attention::default(), rsc: None }),
+            inner: Mutex::new(Inner {
+                state: State::Unknown,
+                mmio_read_len: 0,
+                mmio_addr: 0,
+                attention: Attention::default(),
+                rsc: None,
+            }),
         });
         vm.add_resource_ticket(&Ticket::Vcpu(Arc::clone(&vcpu)), call)?;
         if !vm.get() {
@@ -354,7 +362,9 @@ impl Vcpu {
                 hyp::READY | hyp::BLOCKED => schedule(started, call),
                 hyp::POWERED_OFF => {
                     // Off because the VM is: then it never runs again. Else another vCPU will turn it on.
-                    if !self.check_system(inner, progress, call) || !self.wait_for_wakeup(inner, progress, call)? {
+                    if !self.check_system(inner, progress, call)
+                        || !self.wait_for_wakeup(inner, progress, call)?
+                    {
                         return Ok(());
                     }
                 }
@@ -374,7 +384,10 @@ impl Vcpu {
                     }
                 }
                 other => {
-                    self.vm.kernel().observer.note(|| format!("vCPU {}: unknown state {other:#x}", self.label));
+                    self.vm
+                        .kernel()
+                        .observer
+                        .note(|| format!("vCPU {}: unknown state {other:#x}", self.label));
                     if differences.unknown_state == UnknownState::Invalid {
                         return Err(Errno::EINVAL);
                     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use gunyah_bindings::{exit, v11};
 
+use super::boot::Boot;
 use super::completion::{Completion, RunLock};
 use super::function::Function;
 use super::guest::Running;
@@ -62,6 +63,7 @@ pub(crate) struct Vm {
     pub(crate) mm: Mutex<Memory>,
     ram: Arc<Ram>,
     dtb: Mutex<v11::gh_vm_dtb_config>,
+    boot: Mutex<Boot>,
     pub(crate) fn_lock: RunLock,
     functions: Mutex<Vec<Arc<Function>>>,
     tickets: Mutex<Tickets>,
@@ -89,6 +91,7 @@ impl Vm {
             mm: Mutex::default(),
             ram: Arc::default(),
             dtb: Mutex::default(),
+            boot: Mutex::default(),
             fn_lock: RunLock::default(),
             functions: Mutex::default(),
             tickets: Mutex::default(),
@@ -116,6 +119,9 @@ impl Vm {
     }
     pub(crate) fn ram(&self) -> Arc<Ram> {
         Arc::clone(&self.ram)
+    }
+    pub(crate) fn boot(&self) -> MutexGuard<'_, Boot> {
+        lock(&self.boot)
     }
     pub(crate) fn dtb(&self) -> v11::gh_vm_dtb_config {
         *lock(&self.dtb)
@@ -148,6 +154,10 @@ impl Vm {
                 }
             }
         }
+    }
+
+    pub(crate) fn status(&self) -> u32 {
+        self.vm_status.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -238,6 +248,7 @@ impl Vm {
         self.vmid_held.store(true, Ordering::Release);
         self.vm_status.store(status::LOAD, Ordering::Release);
         self.give_memory();
+        self.find_firmware()?;
         let parts = self.kernel.guest.load(self)?;
         self.vm_status.store(status::READY, Ordering::Release);
         if self.guest.set(parts.running).is_err() {

@@ -5,6 +5,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use gunyah_bindings::v11;
 
+use super::guest_memfd::FileRange;
 use super::uapi::Arg;
 use super::vm_mgr::Vm;
 use super::{Answer, Undo};
@@ -25,35 +26,38 @@ pub(crate) enum Transfer {
     Lend,
 }
 
-/// One region.
+/// One region, or the binding of a part of a file.
 #[derive(Clone, Debug)]
 pub(crate) struct Region {
-    pub(crate) label: u32,
-    pub(crate) access: u32,
+    /// A binding of a file has none.
+    label: Option<u32>,
+    access: u32,
     pub(crate) guest_addr: u64,
     pub(crate) size: u64,
-    pub(crate) user_addr: u64,
-    #[allow(dead_code, reason = "shown in Debug output")]
     pub(crate) transfer: Transfer,
     host: HostMemory,
 }
 
 /// Whose memory a region is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum HostMemory {
-    Here,
-    There(u32),
+    /// This process's, at an address.
+    Here(u64),
+    /// Another process's.
+    There(u32, u64),
+    /// A file's.
+    File(FileRange),
 }
 
 impl Region {
-    fn overlaps(&self, other: &Self) -> bool {
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
         // Kernels that don't see a wrap-around compare with wrapped ends, too.
         self.guest_addr < other.guest_addr.wrapping_add(other.size)
             && other.guest_addr < self.guest_addr.wrapping_add(self.size)
     }
 
     /// The region as the guest's RAM; `on_demand`: a page at a time.
-    fn slot(&self, on_demand: bool) -> Slot {
+    pub(crate) fn slot(&self, on_demand: bool) -> Slot {
         let pages = usize::try_from(self.size / sys::page_size() as u64).unwrap_or(usize::MAX);
         // Nobody has more than this, and some ask for it.
         let words = pages.div_ceil(64).min(1 << 22);
@@ -62,11 +66,51 @@ impl Region {
             guest_addr: self.guest_addr,
             size: self.size,
             access: self.access,
-            host: match self.host {
-                HostMemory::Here => Host::Here(self.user_addr as usize),
-                HostMemory::There(tgid) => Host::There { tgid, addr: self.user_addr },
+            host: match &self.host {
+                HostMemory::Here(addr) => Host::Here(*addr as usize),
+                HostMemory::There(tgid, addr) => Host::There { tgid: *tgid, addr: *addr },
+                HostMemory::File(range) => range.host(),
             },
             present: on_demand.then(present),
+        }
+    }
+
+    /// A binding of a part of a file.
+    pub(crate) fn of_file(
+        guest_addr: u64,
+        size: u64,
+        access: u32,
+        transfer: Transfer,
+        range: FileRange,
+    ) -> Self {
+        Self { label: None, access, guest_addr, size, transfer, host: HostMemory::File(range) }
+    }
+
+    /// Whether two bindings have bytes of a file in common.
+    pub(crate) fn shares_file_range(&self, other: &Self) -> bool {
+        match (&self.host, &other.host) {
+            (HostMemory::File(a), HostMemory::File(b)) => a.overlaps(self.size, b, other.size),
+            _ => false,
+        }
+    }
+
+    /// Whether the `size` bytes at `guest_addr` are a part of this binding, and come from `range`.
+    pub(crate) fn is_bound_to(&self, guest_addr: u64, size: u64, range: &FileRange) -> bool {
+        match &self.host {
+            HostMemory::File(own) => {
+                self.holds(guest_addr, size)
+                    && own.continues_as(range, guest_addr.wrapping_sub(self.guest_addr))
+            }
+            _ => false,
+        }
+    }
+
+    /// Drops the first `size` bytes of a binding.
+    pub(crate) fn cut_front(&mut self, size: u64) {
+        self.guest_addr = self.guest_addr.wrapping_add(size);
+        self.size = self.size.saturating_sub(size);
+        if let HostMemory::File(range) = &mut self.host {
+            range.advance(size);
         }
     }
 
@@ -127,13 +171,16 @@ impl Vm {
             return Err(Errno::EOVERFLOW);
         }
         let region = Region {
-            label: arg.label,
+            label: Some(arg.label),
             access: arg.flags,
             guest_addr: arg.guest_phys_addr,
             size: arg.memory_size,
-            user_addr: arg.userspace_addr,
             transfer,
-            host: if call.caller.local { HostMemory::Here } else { HostMemory::There(call.caller.tgid()) },
+            host: if call.caller.local {
+                HostMemory::Here(arg.userspace_addr)
+            } else {
+                HostMemory::There(call.caller.tgid(), arg.userspace_addr)
+            },
         };
         let mut memory = self.memory();
         let same_label = |other: &Region| differences.unique_labels && other.label == region.label;
@@ -143,12 +190,12 @@ impl Vm {
         match differences.pinning {
             Pinning::None => {}
             Pinning::OnDemand => memory.limit = self.memlock_limit(call),
-            Pinning::AtOnceForWriting => pin(call, &region, true)?,
+            Pinning::AtOnceForWriting => pin(call, &arg, true)?,
             Pinning::AtOnce => {
                 if memory.locked.saturating_add(region.size) > self.memlock_limit(call) {
                     return Err(Errno::ENOMEM);
                 }
-                pin(call, &region, region.access & v11::GH_MEM_ALLOW_WRITE != 0)?;
+                pin(call, &arg, region.access & v11::GH_MEM_ALLOW_WRITE != 0)?;
                 memory.locked += region.size;
             }
         }
@@ -159,11 +206,36 @@ impl Vm {
         memory.regions.push(region);
         drop(memory);
         let vm = std::sync::Arc::clone(self);
-        let undo = Undo::Do(Box::new(move || {
-            vm.memory().regions.retain(|other| other.guest_addr != guest_addr);
-            vm.ram().remove(guest_addr);
-        }));
+        let undo = Undo::Do(Box::new(move || vm.forget_region(guest_addr)));
         Ok(Answer { undo, ..Answer::value(0) })
+    }
+
+    /// The caller never heard of a region that was just added: it isn't there.
+    pub(crate) fn forget_region(&self, guest_addr: u64) {
+        self.memory().regions.retain(|other| other.guest_addr != guest_addr);
+        self.ram().remove(guest_addr);
+    }
+
+    /// `RECLAIM_REGION`: takes pages back that the guest has been given. It may fault them in again.
+    pub(crate) fn reclaim(&self, call: &Call<'_>, arg: u64) -> Result<Answer, Errno> {
+        self.check_owner(call)?;
+        let range = v11::gh_vm_dtb_config::copy_from_user(&call.caller, arg)?;
+        let page = sys::page_size() as u64;
+        if range.guest_phys_addr % page != 0 || range.size % page != 0 {
+            return Err(Errno::EINVAL);
+        }
+        if !self.is_running() {
+            return Err(Errno::ENODEV);
+        }
+        // The last page is computed as the number of pages minus one: none at all becomes all there are.
+        let end = match range.size {
+            0 => u64::MAX,
+            size => range.guest_phys_addr.saturating_add(size),
+        };
+        let taken = self.ram().take_pages(range.guest_phys_addr, end);
+        let mut memory = self.memory();
+        memory.locked = memory.locked.saturating_sub(taken * page);
+        Ok(Answer::value(0))
     }
 
     /// The region that holds `len` bytes at a guest address.
@@ -198,6 +270,7 @@ impl Vm {
             return Err(Errno::EPERM);
         }
         let page = sys::page_size() as u64;
+        // Memory lent for good counts; a file of the driver's own is not the caller's memory.
         if self.ram().give_page(addr) && self.kernel().differences.pinning == Pinning::OnDemand {
             let mut memory = self.memory();
             if memory.locked.saturating_add(page) > memory.limit {
@@ -223,6 +296,10 @@ impl Vm {
 }
 
 /// Pins a region's pages: all of them, or none.
-fn pin(call: &Call<'_>, region: &Region, writable: bool) -> Result<(), Errno> {
-    if call.caller.is_mapped(region.user_addr, region.size, writable) { Ok(()) } else { Err(Errno::EFAULT) }
+fn pin(call: &Call<'_>, region: &v11::gh_userspace_memory_region, writable: bool) -> Result<(), Errno> {
+    if call.caller.is_mapped(region.userspace_addr, region.memory_size, writable) {
+        Ok(())
+    } else {
+        Err(Errno::EFAULT)
+    }
 }

@@ -1,7 +1,7 @@
 //! Answers a program's calls with what a recording says.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -388,12 +388,17 @@ impl Server {
     fn hand_out(&mut self, held: &Held, object: Object) -> bool {
         let listener = self.listener.as_fd();
         let size = self.plan.size(object);
-        let made = self.files.create(object.kind == Kind::Vcpu).and_then(|file| {
-            if matches!(object.kind, Kind::GuestMem | Kind::Cma) {
-                sys::truncate(file.theirs.as_fd(), size)?;
-            }
+        let page = sys::page_size();
+        let has_page = object.kind == Kind::Vcpu;
+        let size = match object.kind {
+            Kind::Vcpu => page as u64,
+            Kind::GuestMem | Kind::Cma => size,
+            _ => 0,
+        };
+        let map = |file: BorrowedFd<'_>| has_page.then(|| SharedPage::map(file, page)).transpose();
+        let made = self.files.create(size, map).and_then(|file| {
             sys::notif_add_fd(listener, held.notif.id, file.theirs.as_fd(), held.cloexec)?;
-            Ok((file.id, file.page))
+            Ok((file.id, file.mapped))
         });
         match made {
             Ok((id, page)) => {

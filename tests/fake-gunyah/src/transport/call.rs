@@ -38,7 +38,9 @@ impl Sleeper {
             Pending::Yes => self.interrupt(Errno::ERESTARTSYS),
             // Another thread would have taken it meanwhile. A plain error: starting the call over is safe only if the
             // kernel agrees that this thread has a signal.
-            Pending::Maybe if self.doubts.fetch_add(1, Ordering::Relaxed) >= 2 => self.interrupt(Errno::EINTR),
+            Pending::Maybe if self.doubts.fetch_add(1, Ordering::Relaxed) >= 2 => {
+                self.interrupt(Errno::EINTR)
+            }
             Pending::Maybe => {}
         }
     }
@@ -84,7 +86,14 @@ pub(crate) struct Call<'a> {
 impl<'a> Call<'a> {
     pub(crate) fn new(pool: &'a Arc<Pool>, notif: Notif, own_tgid: u32) -> Self {
         let caller = Caller::new(notif.tid, own_tgid);
-        Self { pool, notif, caller, leading: Cell::new(true), looked: Cell::new(Instant::now()), sleeper: OnceCell::new() }
+        Self {
+            pool,
+            notif,
+            caller,
+            leading: Cell::new(true),
+            looked: Cell::new(Instant::now()),
+            sleeper: OnceCell::new(),
+        }
     }
 
     /// Whether this thread still receives calls for all.

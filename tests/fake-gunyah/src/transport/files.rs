@@ -5,7 +5,6 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
-use super::page::SharedPage;
 use super::sys::{self, FileId};
 use crate::errno::Errno;
 
@@ -15,11 +14,11 @@ pub(crate) struct Files {
     watches: Mutex<HashMap<i32, FileId>>,
 }
 
-/// A file just made: what the caller gets, what identifies it, and our view of its page.
-pub(crate) struct NewFile {
+/// A file just made: what the caller gets, what identifies it, and our view of its bytes.
+pub(crate) struct NewFile<T> {
     pub(crate) theirs: OwnedFd,
     pub(crate) id: FileId,
-    pub(crate) page: Option<SharedPage>,
+    pub(crate) mapped: T,
 }
 
 impl Files {
@@ -32,25 +31,24 @@ impl Files {
         self.inotify.as_fd()
     }
 
-    /// Makes a file; with `page`, one page long and mapped here, too.
+    /// Makes a file of `size` bytes and lets `map` map it.
     ///
     /// The caller gets an open file description of its own, so its last close is told apart from ours.
-    pub(crate) fn create(&self, page: bool) -> Result<NewFile, Errno> {
+    pub(crate) fn create<T>(
+        &self,
+        size: u64,
+        map: impl FnOnce(BorrowedFd<'_>) -> Result<T, Errno>,
+    ) -> Result<NewFile<T>, Errno> {
         let ours = unnamed()?;
-        let mapped = if page {
-            let size = sys::page_size();
-            sys::truncate(ours.as_fd(), size as u64)?;
-            Some(SharedPage::map(ours.as_fd(), size)?)
-        } else {
-            None
-        };
+        sys::truncate(ours.as_fd(), size)?;
+        let mapped = map(ours.as_fd())?;
         let theirs = sys::open(&by_number(&ours)?, 0)?;
         let id = sys::file_id(theirs.as_raw_fd())?;
-        // Watch last: closing `ours` fires no event that way only if it happens before.
+        // Before there is a watch, so that closing it is no event.
         drop(ours);
         let wd = sys::inotify_watch_close(self.inotify.as_fd(), &by_number(&theirs)?)?;
         self.watches.lock().unwrap_or_else(PoisonError::into_inner).insert(wd, id);
-        Ok(NewFile { theirs, id, page: mapped })
+        Ok(NewFile { theirs, id, mapped })
     }
 
     /// The files whose last use has ended since the last call. A mapping counts as a use.

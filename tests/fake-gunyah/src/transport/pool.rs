@@ -196,7 +196,10 @@ impl Pool {
     fn serve(self: &Arc<Self>, notif: sys::Notif) -> bool {
         if self.sleeping.load(Ordering::Acquire) > 0 {
             // A thread makes one call at a time: an older one of the same thread was interrupted.
-            lock(&self.sleepers).iter().filter(|s| s.tid == notif.tid).for_each(|s| s.interrupt(Errno::ERESTARTSYS));
+            lock(&self.sleepers)
+                .iter()
+                .filter(|s| s.tid == notif.tid)
+                .for_each(|s| s.interrupt(Errno::ERESTARTSYS));
         }
         let call = Call::new(self, notif, self.tgid);
         self.kernel.system_call(&call);

@@ -125,7 +125,9 @@ unsafe fn load(from: *mut u8, buf: &mut [u8]) {
     macro_rules! whole {
         ($atomic:ty) => {
             // SAFETY: the range is the caller's, and aligned as the match below has found.
-            buf.copy_from_slice(&unsafe { <$atomic>::from_ptr(from.cast()) }.load(Ordering::Acquire).to_ne_bytes())
+            buf.copy_from_slice(
+                &unsafe { <$atomic>::from_ptr(from.cast()) }.load(Ordering::Acquire).to_ne_bytes(),
+            )
         };
     }
     match (buf.len(), (from as usize).trailing_zeros()) {
@@ -151,7 +153,8 @@ unsafe fn store(to: *mut u8, data: &[u8]) {
         ($atomic:ty, $int:ty) => {
             if let Ok(bytes) = data.try_into() {
                 // SAFETY: the range is the caller's, and aligned as the match below has found.
-                unsafe { <$atomic>::from_ptr(to.cast()) }.store(<$int>::from_ne_bytes(bytes), Ordering::Release);
+                unsafe { <$atomic>::from_ptr(to.cast()) }
+                    .store(<$int>::from_ne_bytes(bytes), Ordering::Release);
             }
         };
     }
@@ -181,7 +184,10 @@ impl Ram {
 
     /// Takes a range of addresses away from the guest.
     pub(crate) fn remove(&self, guest_addr: u64) {
-        self.slots.write().unwrap_or_else(PoisonError::into_inner).retain(|slot| slot.guest_addr != guest_addr);
+        self.slots
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|slot| slot.guest_addr != guest_addr);
     }
 
     pub(crate) fn clear(&self) {
@@ -200,12 +206,18 @@ impl Ram {
     /// Takes pages back from the guest that lie in a range; gives their number.
     pub(crate) fn take_pages(&self, from: u64, to: u64) -> u64 {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        let page = sys::page_size();
-        let pages = (from..to).step_by(page).filter(|ipa| {
-            let found = slots.iter().find_map(|slot| slot.bit(slot.offset(*ipa, 1)?));
-            found.is_some_and(|(word, bit)| word.fetch_and(!bit, Ordering::AcqRel) & bit != 0)
-        });
-        pages.count() as u64
+        let page = sys::page_size() as u64;
+        let mut taken = 0;
+        for slot in slots.iter() {
+            let first = from.saturating_sub(slot.guest_addr) / page;
+            let end = to.saturating_sub(slot.guest_addr).min(slot.size).div_ceil(page);
+            let pages = (first..end).filter(|number| {
+                let bit = slot.bit(number * page);
+                bit.is_some_and(|(word, bit)| word.fetch_and(!bit, Ordering::AcqRel) & bit != 0)
+            });
+            taken += pages.count() as u64;
+        }
+        taken
     }
 
     /// Reads guest memory whatever the guest may do, or has been given.
@@ -242,7 +254,9 @@ fn read(slot: &Slot, offset: u64, buf: &mut [u8]) -> bool {
             unsafe { load(from, buf) };
             true
         }
-        (None, Host::There { tgid, addr }) => sys::process_read(*tgid, addr.wrapping_add(offset), buf).is_ok(),
+        (None, Host::There { tgid, addr }) => {
+            sys::process_read(*tgid, addr.wrapping_add(offset), buf).is_ok()
+        }
         (None, _) => false,
     }
 }
@@ -254,7 +268,9 @@ fn write(slot: &Slot, offset: u64, data: &[u8]) -> bool {
             unsafe { store(to, data) };
             true
         }
-        (None, Host::There { tgid, addr }) => sys::process_write(*tgid, addr.wrapping_add(offset), data).is_ok(),
+        (None, Host::There { tgid, addr }) => {
+            sys::process_write(*tgid, addr.wrapping_add(offset), data).is_ok()
+        }
         (None, _) => false,
     }
 }
