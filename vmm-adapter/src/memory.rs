@@ -215,7 +215,8 @@ impl fmt::Debug for MemoryRegion {
     }
 }
 
-fn check_geometry(op: &'static str, addr: GuestAddress, size: u64) -> Result<()> {
+/// Whether a region can have this place and size.
+pub(crate) fn check_geometry(op: &'static str, addr: GuestAddress, size: u64) -> Result<()> {
     let page = page_size();
     if size == 0 {
         return Err(Error::invalid(op, format!("the region at {:#x} has no bytes", addr.0)));

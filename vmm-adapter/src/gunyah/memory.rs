@@ -10,7 +10,7 @@ use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap};
 use super::{error, sys};
 use crate::config::VmConfig;
 use crate::error::{Error, Result};
-use crate::memory::{MemoryRegion, Sharing};
+use crate::memory::{MemoryRegion, Sharing, check_geometry};
 
 /// The Resource Manager rounds the main region's address up to this.
 pub(super) const MAIN_ALIGNMENT: u64 = 2 << 20;
@@ -94,13 +94,13 @@ impl Regions {
 
     /// Makes guest memory of the kernel's kind, and maps it here and in the VM.
     pub(super) fn make(
-        &mut self,
         op: &'static str,
         device: &ioctls::Gunyah,
         addr: GuestAddress,
         size: u64,
         sharing: Sharing,
     ) -> Result<(GuestMemory, MemoryRegion)> {
+        check_geometry(op, addr, size)?;
         let memory = device.create_guest_memory(size, false).map_err(error::backend(op))?;
         let refused = |source| Error::Memory { addr: addr.0, size, source };
         let file =

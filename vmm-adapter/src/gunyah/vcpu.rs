@@ -1,6 +1,7 @@
 //! A vCPU of Gunyah.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use gunyah_ioctls::{KickHandle, VcpuExit as Exit, VcpuFd};
 use vm_memory::GuestAddress;
@@ -14,6 +15,9 @@ use crate::phase::Phase;
 use crate::vcpu::{Kicker, Registers, Vcpu, VcpuExit};
 
 const OP: &str = "run";
+/// How often, and in what steps, to look for the end of a VM whose vCPU cannot go on: a second.
+const END_TRIES: u32 = 200;
+const END_PAUSE: Duration = Duration::from_millis(5);
 
 /// A vCPU of Gunyah.
 #[derive(Debug)]
@@ -35,6 +39,21 @@ impl GunyahVcpu {
             Phase::Stopped if self.vm.has_ended() => Ok(()),
             phase => Err(Error::WrongState { op: OP, phase }),
         }
+    }
+
+    /// Waits for the word of the VM's end.
+    ///
+    /// A vCPU that took a fault it cannot get over is EINVAL to late android15 kernels and android16; that the VM has
+    /// ended, and why, comes a moment later from the Resource Manager. Earlier kernels wait for it themselves.
+    #[cold]
+    fn find_end(&mut self, refused: gunyah_ioctls::Error) -> gunyah_ioctls::Result<Exit> {
+        for _ in 0..END_TRIES {
+            match self.fd.run() {
+                Err(error) if error.errno() == Some(libc::EINVAL) => std::thread::sleep(END_PAUSE),
+                other => return other,
+            }
+        }
+        Err(refused)
     }
 
     fn mmio_read(&mut self, io: &dyn IoHandler, addr: u64, len: usize) -> Result<()> {
@@ -69,7 +88,11 @@ impl Vcpu for GunyahVcpu {
     fn run(&mut self, io: &dyn IoHandler) -> Result<VcpuExit> {
         self.check_phase()?;
         loop {
-            match self.fd.run().map_err(error::backend(OP))? {
+            let exit = match self.fd.run() {
+                Err(error) if error.errno() == Some(libc::EINVAL) => self.find_end(error),
+                other => other,
+            };
+            match exit.map_err(error::backend(OP))? {
                 Exit::MmioRead { addr, len } => self.mmio_read(io, addr, len)?,
                 Exit::MmioWrite { addr, data, len } => {
                     self.mmio_write(io, addr, data.get(..len).unwrap_or(&data))?;

@@ -143,7 +143,7 @@ impl Vm for GunyahVm {
             return Ok(region);
         }
         let mut setup = self.configure(OP)?;
-        let (memory, region) = setup.regions.make(OP, &self.0.device, addr, size, sharing)?;
+        let (memory, region) = Regions::make(OP, &self.0.device, addr, size, sharing)?;
         self.check_sharing(OP, &region)?;
         setup.regions.check(OP, &region, &self.0.config)?;
         setup.regions.bind(OP, &self.0.fd, memory, &region)?;
