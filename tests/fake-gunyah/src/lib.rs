@@ -45,6 +45,7 @@ mod transport;
 pub use errno::Errno;
 pub use fake::{Builder, Child, Error, Fake, Forwarder, Guest, Handle};
 pub use flavour::Flavour;
+pub use hyp::HypError;
 pub use hyp::script::{Answer, Script};
 pub use kernel::observer::{CallRecord, Target};
 pub use trace::request_name;
