@@ -1,7 +1,7 @@
 //! A VM whose guest is arm64 code: its vCPUs, their power states, and what ends it.
 //!
 //! This is the hypervisor's side. [`Machine::engine`] gives the engine of one vCPU, which the driver calls as it would make
-//! the hypercall. [PSCI](super::psci) is by HVC.
+//! the hypercall. PSCI 1.1 is there, by HVC #0.
 //!
 //! No interrupt controller and no timer interrupt is emulated. An interrupt that is [raised](Machine::raise) ends the
 //! WFI of every vCPU that is on, once; the guest cannot ask which one it was, so it looks at its devices.
