@@ -1,0 +1,392 @@
+//! The microvm example as a program: what it prints, and its exit codes.
+#![cfg(feature = "gunyah")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    unreachable_pub
+)]
+#![allow(unsafe_code, reason = "a pseudo-terminal")]
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use common::Tree;
+
+/// The example's binary. `cargo test` builds it beside this test; MICROVM names another.
+fn microvm() -> PathBuf {
+    if let Some(path) = std::env::var_os("MICROVM") {
+        return path.into();
+    }
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().unwrap().parent().unwrap().join("examples/microvm");
+    let built = match fs::metadata(&path) {
+        Ok(found) => found.modified().unwrap(),
+        Err(error) => panic!("{}: {error}; build it: cargo build -p vmm-adapter --examples", path.display()),
+    };
+    let newest = newest(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/microvm"));
+    assert!(
+        built >= newest,
+        "{} is older than its source: cargo build -p vmm-adapter --examples",
+        path.display()
+    );
+    path
+}
+
+fn newest(sources: &Path) -> SystemTime {
+    let files = fs::read_dir(sources).unwrap();
+    files.map(|file| file.unwrap().metadata().unwrap().modified().unwrap()).max().unwrap()
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(microvm());
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Fails with one line on standard error that has all of `words` in it.
+fn fails(arguments: &[&str], words: &[&str]) {
+    let output = run(arguments);
+    let complaint = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {complaint}");
+    let last = complaint.lines().last().unwrap();
+    for word in words {
+        assert!(last.contains(word), "{arguments:?}: no {word:?} in {last:?}");
+    }
+    assert_eq!(text(&output.stdout), "", "{arguments:?}");
+}
+
+/// A directory of a test's own.
+fn scratch(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("microvm-{name}-{}", std::process::id()));
+    let path = if fs::create_dir_all(&path).is_ok() { path } else { std::env::temp_dir().join(name) };
+    fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// A flat image of these instructions.
+fn image(name: &str, words: &[u32]) -> String {
+    let path = scratch("images").join(name);
+    fs::write(&path, words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+const HVC: u32 = 0xd400_0002;
+const OFF: [u32; 3] = [0x5280_0100, 0x72b0_8000, HVC]; // mov w0, #8; movk w0, #0x8400, lsl #16
+const RESET: [u32; 3] = [0x5280_0120, 0x72b0_8000, HVC]; // mov w0, #9; movk w0, #0x8400, lsl #16
+const SLEEP: [u32; 2] = [0xd503_207f, 0x17ff_ffff]; // wfi; b .-4
+
+#[test]
+fn the_built_in_guest_runs() {
+    let output = run(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(
+        text(&output.stdout).replace('\r', ""),
+        "Hello from a Gunyah guest.\nCPU 0 is up.\ntest device: 8 passed, 0 failed\nThere is no second CPU.\nPowering off.\n"
+    );
+    if !Path::new("/dev/gunyah").exists() {
+        assert_eq!(text(&output.stderr).lines().count(), 1);
+        assert!(
+            text(&output.stderr).contains("has no /dev/gunyah: using a fake"),
+            "{}",
+            text(&output.stderr)
+        );
+    }
+}
+
+#[test]
+fn more_cpus_come_up() {
+    for cpus in ["2", "5"] {
+        let output = run(&["--cpus", cpus]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("CPU 1 is up."));
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there() {
+    fails(&["--device", "/no/such/gunyah"], &["/no/such/gunyah", "No such file"]);
+}
+
+#[test]
+fn a_device_that_is_no_gunyah() {
+    fails(&["--device", "/dev/null"], &["/dev/null is not a Gunyah device"]);
+    let file = image("a-file", &[0]);
+    fails(&["--device", &file], &[&file, "is not a Gunyah device"]);
+    fails(&["--device", "/"], &["cannot open /", "directory"]);
+}
+
+#[test]
+fn a_device_that_may_not_be_opened() {
+    // Root may open everything, so try as somebody else, who must be able to reach a copy of the program.
+    let dir = std::env::temp_dir().join(format!("microvm-forbidden-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let (program, node) = (dir.join("microvm"), dir.join("node"));
+    fs::copy(microvm(), &program).unwrap();
+    File::create(&node).unwrap();
+    for (path, mode) in [(&dir, 0o755), (&program, 0o755), (&node, 0o000)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let mut command = Command::new(&program);
+    command.arg("--device").arg(&node).stdin(Stdio::null());
+    // SAFETY: geteuid has no preconditions.
+    if unsafe { libc::geteuid() } == 0 {
+        command.uid(65534).gid(65534);
+    }
+    let output = command.output().unwrap();
+    fs::remove_dir_all(&dir).unwrap();
+    let complaint = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    assert!(
+        complaint.contains("Permission denied") && complaint.contains(node.to_str().unwrap()),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn images_that_do_not_fit_or_are_none() {
+    let big = image("big", &vec![0xd503_201f; 1 << 19]);
+    fails(&["--kernel", &big, "--memory", "1M"], &["big is too big", "2048 KiB", "has 1024 KiB", "--memory"]);
+    // There is room for the image, and none for the tree behind it.
+    fails(&["--kernel", &big, "--memory", "2M"], &["devicetree needs", "--memory"]);
+    let small = image("small", &OFF);
+    fails(&["--kernel", &small, "--initrd", &big, "--memory", "2M"], &["initrd is too big", "2048 KiB"]);
+    fails(&["--kernel", "/no/such/kernel"], &["cannot read /no/such/kernel", "No such file"]);
+    fails(&["--kernel", &small, "--initrd", "/no/such/initrd"], &["cannot read /no/such/initrd"]);
+    fails(&["--kernel", &image("empty", &[])], &["empty is empty"]);
+    fails(&["--kernel", &image("elf", &[0x464c_457f, 0])], &["elf is an ELF file", "arm64 Image"]);
+    fails(&["--kernel", &image("gzip", &[0x0008_8b1f])], &["gzip is compressed by gzip"]);
+}
+
+#[test]
+fn memory_that_cannot_be() {
+    fails(&["--memory", "2049K"], &["0x80000000", "0x200400", "not aligned to the page size"]);
+    fails(&["--memory", "2000G"], &["0x80000000", "beyond 40 bits"]);
+    for wrong in ["0", "2MB", "-1", "lots", "99999999999G"] {
+        assert_eq!(run(&[&format!("--memory={wrong}")]).status.code(), Some(2), "{wrong}");
+    }
+}
+
+#[test]
+fn odd_numbers_of_cpus() {
+    for odd in ["0", "65", "4294967295"] {
+        fails(&["--cpus", odd], &[odd, "1 to 64 are possible"]);
+    }
+    for wrong in ["-1", "two", "1.5", "4294967296"] {
+        assert_eq!(run(&[&format!("--cpus={wrong}")]).status.code(), Some(2), "{wrong}");
+    }
+}
+
+#[test]
+fn the_command_line_explains_itself() {
+    let output = run(&["--help"]);
+    let help = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0));
+    for word in ["Exit codes:", " 32 ", " 33 ", " 35 ", "Examples:", "--kernel", "Ctrl-A x"] {
+        assert!(help.contains(word), "{word}");
+    }
+    assert_eq!(run(&["--no-such-option"]).status.code(), Some(2));
+    assert_eq!(run(&["--initrd", "x"]).status.code(), Some(2), "an initrd needs a kernel");
+}
+
+#[test]
+fn power_off_reset_and_crash_differ() {
+    assert_eq!(run(&["--kernel", &image("off", &OFF)]).status.code(), Some(0));
+    let reset = run(&["--kernel", &image("reset", &RESET)]);
+    assert_eq!(reset.status.code(), Some(32));
+    assert!(text(&reset.stderr).contains("the guest reset itself (exit type 2"), "{}", text(&reset.stderr));
+    let crash = run(&["--kernel", &image("crash", &[0])]);
+    assert_eq!(crash.status.code(), Some(33));
+    assert!(text(&crash.stderr).contains("the guest crashed") && text(&crash.stderr).contains("exit type 5"));
+}
+
+/// The built-in guest is the only one with a test device.
+#[test]
+fn other_guests_have_no_test_device() {
+    let words = [&[0xd282_0001, 0xf2a2_0001, 0xb940_0022][..], &OFF].concat(); // ldr w2, [0x10001000 + ..]
+    assert_eq!(run(&["--kernel", &image("elsewhere", &words)]).status.code(), Some(0));
+}
+
+#[test]
+fn an_image_with_a_header_boots() {
+    // b to behind the header; text_offset 0, image_size, flags; the magic.
+    let mut words = vec![0; 16];
+    words[0] = 0x1400_0010;
+    words[4] = 0x1_0000;
+    words[14] = 0x644d_5241;
+    words.extend(OFF);
+    assert_eq!(run(&["--kernel", &image("Image", &words)]).status.code(), Some(0));
+    // Its place is not the start of memory, and v11 has no other entry.
+    words[2] = 0x8_0000;
+    if !Path::new("/dev/gunyah").exists() {
+        fails(&["--kernel", &image("Image-offset", &words)], &["does not offer an entry point"]);
+    }
+}
+
+#[test]
+fn the_initrd_and_the_tree_are_there() {
+    // Prints the byte at 0x8001_0000, where a RAM disk follows a small image.
+    let words = [&[0xd2b0_0021, 0x3940_0022, 0xd2a2_0003, 0x3900_0062][..], &OFF].concat();
+    let kernel = image("prints", &words);
+    let dir = scratch("initrd");
+    let (initrd, dtb) = (dir.join("initrd"), dir.join("dtb"));
+    fs::write(&initrd, b"!and more").unwrap();
+    let arguments =
+        ["--kernel", &kernel, "--initrd", initrd.to_str().unwrap(), "--dtb", dtb.to_str().unwrap()];
+    let output = run(&[&arguments[..], &["--cmdline", "root=/dev/ram0 quiet", "--memory", "16M"]].concat());
+    assert_eq!(
+        (output.status.code(), text(&output.stdout)),
+        (Some(0), "!".to_owned()),
+        "{}",
+        text(&output.stderr)
+    );
+    let tree = Tree::read(&fs::read(&dtb).unwrap());
+    assert_eq!(tree.texts("/chosen:bootargs"), ["root=/dev/ram0 quiet"]);
+    assert_eq!(tree.cells("/chosen:linux,initrd-start"), [0, 0x8001_0000]);
+    assert_eq!(tree.cells("/chosen:linux,initrd-end"), [0, 0x8001_0009]);
+    assert_eq!(tree.cells("/memory:reg"), [0, 0x8000_0000, 0, 16 << 20]);
+    assert_eq!(tree.texts("/chosen:stdout-path"), ["/serial@10000000"]);
+    fails(&["--dtb", "/no/such/dir/dtb"], &["cannot write the devicetree to /no/such/dir/dtb"]);
+}
+
+/// Waits for a byte from the UART, prints it, and powers off.
+fn echo() -> String {
+    let words = [
+        0xd2a2_0001, // mov x1, #0x10000000
+        0x3940_1422, // ldrb w2, [x1, #5]
+        0x3607_ffe2, // tbz w2, #0, .-4
+        0x3940_0022, // ldrb w2, [x1]
+        0x3900_0022, // strb w2, [x1]
+    ];
+    image("echo", &[&words[..], &OFF].concat())
+}
+
+#[test]
+fn input_reaches_the_guest() {
+    let mut child = Command::new(microvm());
+    child.args(["--kernel", &echo()]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    // Ctrl-A is a byte like any other where there is no terminal.
+    child.stdin.take().unwrap().write_all(b"\x01x").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), output.stdout),
+        (Some(0), b"\x01".to_vec()),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn lost_output_is_said_once_and_the_guest_goes_on() {
+    let output = command(&[]).stdout(File::create("/dev/full").unwrap()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stderr).matches("output is lost").count(), 1, "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_protected_kind_is_refused_where_there_is_none() {
+    if !Path::new("/dev/gunyah").exists() {
+        fails(&["--protected"], &["does not offer memory that the host cannot reach"]);
+    }
+}
+
+/// Microvm on a terminal.
+struct Terminal {
+    ours: File,
+    theirs: OwnedFd,
+    before: (u32, u32),
+    child: Child,
+}
+
+/// The settings that raw mode changes.
+fn settings(terminal: &OwnedFd) -> (u32, u32) {
+    let mut settings = MaybeUninit::<libc::termios>::zeroed();
+    // SAFETY: the descriptor is open, and zeros are valid for all fields.
+    let settings = unsafe {
+        assert_eq!(libc::tcgetattr(terminal.as_raw_fd(), settings.as_mut_ptr()), 0);
+        settings.assume_init()
+    };
+    (settings.c_iflag, settings.c_lflag)
+}
+
+impl Terminal {
+    /// With a guest that sleeps for ever, when it is in raw mode.
+    fn new() -> Self {
+        let (mut ours, mut theirs) = (-1, -1);
+        let null = std::ptr::null_mut();
+        // SAFETY: both descriptors are written by the call; the other arguments may be null.
+        assert_eq!(unsafe { libc::openpty(&mut ours, &mut theirs, null, null.cast(), null.cast()) }, 0);
+        // SAFETY: the call has just made them for us.
+        let (ours, theirs) = unsafe { (File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
+        let before = settings(&theirs);
+        let mut command = Command::new(microvm());
+        command.args(["--kernel", &image("sleeper", &SLEEP)]);
+        command.stdin(theirs.try_clone().unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let terminal = Self { ours, theirs, before, child: command.spawn().unwrap() };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while settings(&terminal.theirs) == before {
+            assert!(Instant::now() < deadline, "the terminal stays as it was");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(settings(&terminal.theirs).1 & (libc::ECHO | libc::ICANON | libc::ISIG), 0);
+        terminal
+    }
+
+    fn types(&mut self, keys: &[u8]) {
+        self.ours.write_all(keys).unwrap();
+    }
+
+    /// The exit code. The terminal is as it was then.
+    fn ended(mut self) -> Option<i32> {
+        let status = self.child.wait().unwrap();
+        assert_eq!(settings(&self.theirs), self.before);
+        status.code()
+    }
+}
+
+#[test]
+fn ctrl_a_x_quits() {
+    let mut terminal = Terminal::new();
+    terminal.types(b"ab\x01x");
+    assert_eq!(terminal.ended(), Some(35));
+}
+
+#[test]
+fn ctrl_c_belongs_to_the_guest() {
+    let mut terminal = Terminal::new();
+    terminal.types(b"\x03");
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(terminal.child.try_wait().unwrap().is_none());
+    terminal.types(b"\x01X");
+    assert_eq!(terminal.ended(), Some(35));
+}
+
+#[test]
+fn signals_end_it_in_order() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+        let terminal = Terminal::new();
+        // SAFETY: a signal to a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(terminal.child.id() as i32, signal) }, 0);
+        assert_eq!(terminal.ended(), Some(128 + signal));
+    }
+}
