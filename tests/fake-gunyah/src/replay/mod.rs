@@ -9,7 +9,8 @@
 //! A call is answered by the next recorded call on the same object (the same VM, the same vCPU), which must be the
 //! same call with the same arguments; calls on the same object that another thread made first may be passed over. The
 //! answers keep the recorded order, over all objects: a call whose turn has not come waits. If for a second nothing
-//! else happens, it is answered nevertheless, for threads may meet in another order than they did.
+//! else happens, it is answered nevertheless, for threads may meet in another order than they did; and the threads that
+//! it has waited for are not waited for any more until they come.
 //!
 //! For RUN the page shows what it showed, and an answer to an MMIO read must be the recorded one.
 //!

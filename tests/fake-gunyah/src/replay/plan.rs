@@ -2,7 +2,7 @@
 //!
 //! No system calls here: only what was recorded, what is asked, and what may be answered next.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -33,10 +33,18 @@ pub(crate) struct Step {
     state: State,
 }
 
+impl Step {
+    fn is_open(&self) -> bool {
+        matches!(self.state, State::Open | State::Passed)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Not asked yet.
     Open,
+    /// Not asked yet, and nobody waits for it: its thread has gone on to something later.
+    Passed,
     /// Asked, not answered yet.
     Claimed,
     /// Answered, or given up.
@@ -75,14 +83,24 @@ impl std::fmt::Display for Divergence {
     }
 }
 
+/// One object's steps.
+#[derive(Debug, Default)]
+struct Queue {
+    steps: Vec<usize>,
+    /// So many at the front are done.
+    done: usize,
+}
+
 /// All that is to be answered, in the recorded order.
 #[derive(Debug)]
 pub(crate) struct Plan {
     steps: Vec<Step>,
     /// Each object's steps, `None` for opens.
-    by_object: HashMap<Option<Object>, Vec<usize>>,
+    by_object: HashMap<Option<Object>, Queue>,
     /// Every step before this one is done.
     done_before: usize,
+    /// Recorded threads that nobody waits for: they had a turn and did not come. Their calls are answered when they do.
+    absent: HashSet<u32>,
     /// How long the files must be that the program maps, in bytes.
     sizes: HashMap<Object, u64>,
 }
@@ -111,7 +129,7 @@ fn size_of_file(event: &Event) -> Option<(Object, u64)> {
 impl Plan {
     pub(crate) fn new(recording: Recording) -> Self {
         let mut steps = Vec::new();
-        let mut by_object: HashMap<_, Vec<usize>> = HashMap::new();
+        let mut by_object: HashMap<_, Queue> = HashMap::new();
         // For each vCPU: what was left in the page at the first RUN since the last exit that the program saw.
         let mut sizes: HashMap<Object, u64> = HashMap::new();
         let mut answers: HashMap<Object, Option<Answer>> = HashMap::new();
@@ -135,10 +153,10 @@ impl Plan {
             if skipped {
                 continue;
             }
-            by_object.entry(event.obj).or_default().push(steps.len());
+            by_object.entry(event.obj).or_default().steps.push(steps.len());
             steps.push(Step { line, event, expected, state: State::Open });
         }
-        Self { steps, by_object, done_before: 0, sizes }
+        Self { steps, by_object, done_before: 0, absent: HashSet::new(), sizes }
     }
 
     /// How long an object's file must be, in bytes; 0 if nobody cares.
@@ -158,17 +176,24 @@ impl Plan {
             .filter_map(|step| step.event.args.get("path").and_then(Value::as_str))
     }
 
+    /// An object's steps from the first one that is not done.
     fn of(&self, obj: Option<Object>) -> impl Iterator<Item = (usize, &Step)> {
-        let indices = self.by_object.get(&obj).map(Vec::as_slice).unwrap_or_default();
+        let queue = self.by_object.get(&obj);
+        let indices = queue.and_then(|queue| queue.steps.get(queue.done..)).unwrap_or_default();
         indices.iter().filter_map(|index| Some((*index, self.steps.get(*index)?)))
     }
 
     /// Finds the step that a call is: the object's next one, or a later one that other threads' calls precede.
     pub(crate) fn claim(&mut self, asked: &Asked, lenient: bool) -> Match {
+        if let Some(queue) = self.by_object.get_mut(&asked.obj) {
+            let is_done =
+                |index: &&usize| self.steps.get(**index).is_some_and(|step| step.state == State::Done);
+            queue.done += queue.steps.iter().skip(queue.done).take_while(is_done).count();
+        }
         let mut passed: Vec<u32> = Vec::new();
         let mut first = None;
         let mut found = None;
-        for (index, step) in self.of(asked.obj).filter(|(_, step)| step.state == State::Open) {
+        for (index, step) in self.of(asked.obj).filter(|(_, step)| step.is_open()) {
             first.get_or_insert(index);
             let same = step.event.op == asked.op && same_args(&step.event.args, &asked.args);
             if same && (lenient || !passed.contains(&step.event.tid)) {
@@ -194,15 +219,20 @@ impl Plan {
             let tid = self.steps.get(index).map(|step| step.event.tid);
             let skip: Vec<usize> = self
                 .of(asked.obj)
-                .filter(|(other, step)| {
-                    *other < index && step.state == State::Open && Some(step.event.tid) == tid
-                })
+                .filter(|(other, step)| *other < index && step.is_open() && Some(step.event.tid) == tid)
                 .map(|(other, _)| other)
                 .collect();
             skip.into_iter().for_each(|other| self.finish(other));
         }
+        let tid = self.steps.get(index).map(|step| step.event.tid);
+        for step in self.steps.iter_mut().take(index).skip(self.done_before) {
+            if step.state == State::Open && Some(step.event.tid) == tid {
+                step.state = State::Passed;
+            }
+        }
         let Some(step) = self.steps.get_mut(index) else { return Match::Step(index) };
         step.state = State::Claimed;
+        self.absent.remove(&step.event.tid);
         // Compared once: a call that a signal interrupts is made again, and by then the answer may have been used.
         match (step.expected.take(), &asked.answer) {
             (Some(recorded), Some(now)) if !same_answer(&recorded, now) => {
@@ -230,17 +260,27 @@ impl Plan {
         }
     }
 
-    /// Whether a claimed step may be answered: all before it have been.
+    /// Whether a claimed step may be answered: all before it have been, but for those of absent threads.
     pub(crate) fn is_due(&mut self, index: usize) -> bool {
-        while self
-            .steps
-            .get(self.done_before)
+        while let Some(step) = self.steps.get(self.done_before) {
+            let passed = match step.state {
+                State::Done | State::Passed => true,
+                State::Open => self.absent.contains(&step.event.tid),
+                State::Claimed => false,
+            };
             // A call that never returned keeps nobody waiting.
-            .is_some_and(|step| step.state == State::Done || step.event.outcome == Outcome::Unfinished)
-        {
+            if !passed && step.event.outcome != Outcome::Unfinished {
+                break;
+            }
             self.done_before += 1;
         }
         self.done_before >= index
+    }
+
+    /// Gives up waiting for what comes before a step.
+    pub(crate) fn wait_no_more(&mut self, index: usize) {
+        let before = self.steps.iter().take(index).skip(self.done_before);
+        self.absent.extend(before.filter(|step| step.state == State::Open).map(|step| step.event.tid));
     }
 
     /// A step has been answered.
@@ -254,8 +294,9 @@ impl Plan {
     /// its threads where they are.
     pub(crate) fn left(&self) -> Vec<&Step> {
         let mut left = Vec::new();
-        for indices in self.by_object.values() {
-            let mut open: Vec<_> = indices
+        for queue in self.by_object.values() {
+            let mut open: Vec<_> = queue
+                .steps
                 .iter()
                 .filter_map(|index| self.steps.get(*index))
                 .filter(|step| step.state != State::Done && step.event.outcome != Outcome::Unfinished)

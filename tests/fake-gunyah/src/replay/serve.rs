@@ -333,6 +333,9 @@ impl Server {
             let Some(position) = self.held.iter().position(|held| held.step == earliest) else { return };
             let held = self.held.swap_remove(position);
             self.reordered += 1;
+            if let Some(step) = held.step {
+                self.plan.wait_no_more(step);
+            }
             self.answer(held);
         }
     }
