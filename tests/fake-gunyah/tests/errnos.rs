@@ -86,10 +86,8 @@ fn no_room_for_a_descriptor_leaves_nothing_behind() {
                 let desc = FnDesc { kind: FN_VCPU, arg_size: 4, arg: &raw const id as u64 };
                 let add = libc::syscall(libc::SYS_ioctl, vm.fd.as_raw_fd(), ADD_FUNCTION, &raw const desc);
                 let add_errno = *libc::__errno_location();
-                let full = create == -1
-                    && create_errno == libc::EMFILE
-                    && add == -1
-                    && add_errno == libc::EMFILE;
+                let full =
+                    create == -1 && create_errno == libc::EMFILE && add == -1 && add_errno == libc::EMFILE;
                 i32::from(!full)
             };
             unsafe { libc::_exit(code) };
@@ -208,7 +206,8 @@ fn start() {
 
 #[test]
 fn a_start_that_fails_late_reads_as_load_failed() {
-    let fake = Fake::builder().guest(Guest::scripts([Script::new()])).start_fails(Errno::EPERM).build().unwrap();
+    let fake =
+        Fake::builder().guest(Guest::scripts([Script::new()])).start_fails(Errno::EPERM).build().unwrap();
     fake.run(|_| {
         let vm = Vm::new();
         let vcpu = vm.vcpu(0).unwrap();
