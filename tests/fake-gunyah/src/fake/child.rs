@@ -33,6 +33,8 @@ impl Fake {
         let filter = filter::program();
         let killable = self.settings.killable;
         let install = move || {
+            // The program begins without the signals blocked that this process may wait for.
+            sys::unblock_signals();
             let listener = sys::install_listener(&filter, killable)
                 .map_err(|e| std::io::Error::from_raw_os_error(e.0))?;
             sys::send_fd(theirs.as_fd(), listener.as_fd()).map_err(|e| std::io::Error::from_raw_os_error(e.0))

@@ -19,7 +19,7 @@ const AUDIT_ARCH: u32 = 62 | 0xc000_0000;
 const AUDIT_ARCH: u32 = 183 | 0xc000_0000;
 
 /// The open flags that decide: reading and writing, and nothing that makes it certain to be another kind of file.
-const OPEN_MASK: u32 = (libc::O_ACCMODE | libc::O_CREAT | libc::O_DIRECTORY | libc::O_PATH) as u32;
+const OPEN_MASK: u32 = (libc::O_ACCMODE | libc::O_DIRECTORY | libc::O_PATH) as u32;
 const OPEN_WANTED: u32 = libc::O_RDWR as u32;
 
 const fn stmt(code: u32, k: u32) -> sock_filter {

@@ -286,6 +286,16 @@ pub(crate) fn block_signals() {
     }
 }
 
+/// Blocks no signal on the calling thread. Makes no allocation: it is called between fork and exec.
+pub(crate) fn unblock_signals() {
+    // SAFETY: the set is filled before it is used.
+    unsafe {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
 /// The soft limit of memory that process `tgid` may lock, in bytes.
 pub(crate) fn memlock_limit(tgid: u32) -> Option<u64> {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };

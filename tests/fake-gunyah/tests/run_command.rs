@@ -1,0 +1,191 @@
+//! The `fake-gunyah run` command, as a person uses it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
+#![cfg(feature = "cli")]
+
+#[path = "rm_config/tree.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod tree;
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+fn fake(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fake-gunyah"));
+    command.arg("run").args(args);
+    command
+}
+
+/// A shell script with a device where a shell could not create a file by mistake.
+fn sh(script: &str) -> Output {
+    fake(&["--device", "/proc/gunyah", "--", "sh", "-c", script]).output().unwrap()
+}
+
+fn scratch(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}", std::process::id()))
+}
+
+/// The C program, compiled once.
+fn client() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let program = scratch("client");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c/client.c");
+        let status = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
+            .args(["-O2", "-Wall", "-Werror", "-o"])
+            .arg(&program)
+            .arg(source)
+            .status()
+            .expect("a C compiler");
+        assert!(status.success());
+        program
+    })
+}
+
+fn client_with(args: &[&str], tree: &tree::Tree, name: &str) -> Output {
+    let dtb = scratch(name);
+    std::fs::write(&dtb, tree.buffer()).unwrap();
+    let hello = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/hello.bin");
+    let output = fake(args).arg("--").arg(client()).arg(hello).arg(&dtb).output().unwrap();
+    std::fs::remove_file(dtb).unwrap();
+    output
+}
+
+/// The tree with one CPU: the client runs one.
+fn one_cpu() -> tree::Tree {
+    let mut tree = tree::good();
+    let cpus = tree.children.iter_mut().find(|child| child.name == "cpus").unwrap();
+    let mut seen = 0;
+    cpus.children.retain(|child| {
+        seen += usize::from(child.name.starts_with("cpu@"));
+        !child.name.starts_with("cpu@") || seen == 1
+    });
+    tree
+}
+
+const GREETING: &str = "Hello from a Gunyah guest.\r\nCPU 0 is up.\r\ntest device: 8 passed, 0 failed\r\n\
+    There is no second CPU.\r\nPowering off.\r\n";
+
+#[test]
+fn a_c_program_runs_arm64_code() {
+    let output = client_with(&[], &one_cpu(), "plain.dtb");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), GREETING);
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn the_trace_names_calls_arguments_and_results() {
+    let output = client_with(&["--trace"], &one_cpu(), "trace.dtb");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), GREETING);
+    let trace = String::from_utf8_lossy(&output.stderr);
+    for part in [
+        "open(",
+        ", GH_CREATE_VM, 0) = ",
+        ", GH_VM_SET_USER_MEM_REGION, {label=0, flags=READ|WRITE|EXEC, guest_phys_addr=0x80000000, memory_size=0x400000, userspace_addr=0x",
+        ", GH_VM_SET_DTB_CONFIG, {guest_phys_addr=0x80100000, size=0x",
+        ", GH_VM_ADD_FUNCTION, {type=GH_FN_VCPU, id=0}) = ",
+        ", GH_VCPU_MMAP_SIZE) = ",
+        ", GH_VM_START) = 0\n",
+        ", GH_VCPU_RUN) = 0 {MMIO read, addr=0x10000005, len=1}\n",
+        ", GH_VCPU_RUN) = 0 {MMIO write, addr=0x10000000, len=1, data=0x48}\n",
+        ", GH_VCPU_RUN) = 0 {status=EXITED, exit_type=1, reason_size=4, reason=[00, ",
+    ] {
+        assert!(trace.contains(part), "{part:?} is not in\n{trace}");
+    }
+}
+
+#[test]
+fn a_trace_into_a_file() {
+    let file = scratch("trace");
+    let output = client_with(&["--trace-file", file.to_str().unwrap()], &one_cpu(), "file.dtb");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let trace = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(file).unwrap();
+    assert!(trace.lines().all(|line| line.starts_with('[') || line.starts_with("# ")), "{trace}");
+    assert!(trace.contains("GH_VM_START"));
+}
+
+#[test]
+fn what_the_resource_manager_refuses_is_said_in_the_trace() {
+    let mut tree = one_cpu();
+    tree.children.retain(|child| child.name != "gunyah-vm-config");
+    let output = client_with(&["--trace"], &tree, "refused.dtb");
+    assert_eq!(output.status.code(), Some(3));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("# Resource Manager: "), "{text}");
+    assert!(text.contains("GH_VM_START) = -1 ENODEV"), "{text}");
+    assert!(text.contains("VM_START: No such device"), "{text}");
+}
+
+#[test]
+fn the_exit_status_is_the_programs() {
+    assert_eq!(sh("exit 0").status.code(), Some(0));
+    assert_eq!(sh("exit 42").status.code(), Some(42));
+    assert_eq!(sh("kill -9 $$").status.code(), Some(128 + 9));
+    assert_eq!(sh("kill -TERM $$").status.code(), Some(128 + 15));
+}
+
+#[test]
+fn children_have_the_device_too() {
+    // `<>` opens for reading and writing.
+    assert_eq!(sh("sh -c 'exec 3<>/proc/gunyah' && exit 7").status.code(), Some(7));
+    // Only the path that was asked for. (Somewhere where the shell cannot create it.)
+    let script = "exec 3<>/proc/gunyah && exec 4<>/proc/other";
+    let output = fake(&["--device", "/proc/gunyah", "--", "sh", "-c", script]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("/proc/other") && !text.contains("/proc/gunyah"), "{text}");
+}
+
+#[test]
+fn a_program_that_cannot_be_run() {
+    let output = fake(&["--", "/no/such/program"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(127));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such/program"));
+    let output = fake(&["--", "/etc/passwd"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(126));
+}
+
+#[test]
+fn bad_usage() {
+    let output = fake(&["--flavour", "android99", "--", "true"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("android14-early"), "the names are listed: {text}");
+    assert_eq!(fake(&[]).output().unwrap().status.code(), Some(2));
+    let output = fake(&["--trace-file", "/no/such/dir/x", "--", "true"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    let output = fake(&["--help"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("Examples:"));
+}
+
+#[test]
+fn signals_are_passed_on() {
+    let script = "trap 'echo got it; exit 5' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut child = fake(&["--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    assert_eq!(lines.next().unwrap().unwrap(), "got it");
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+}
+
+#[test]
+fn what_is_left_open_is_told() {
+    // A process that outlives the program keeps the device open.
+    let output = sh("exec 3<>/proc/gunyah; (sleep 2 >/dev/null 2>&1 &) ; exit 0");
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("still open after the program's end: the device"), "{text}");
+}
+
+#[test]
+fn a_fake_inside_a_fake() {
+    let inner = env!("CARGO_BIN_EXE_fake-gunyah");
+    let output = fake(&["--", inner, "run", "--", "true"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("EBUSY"));
+}
