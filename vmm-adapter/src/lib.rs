@@ -17,6 +17,60 @@
 //! - The devicetree is part of the interface: [`fdt::write`] writes it, with what the hypervisor wants in it.
 //!
 //! The backends are features of this crate: `gunyah` (default). The flavour of Gunyah is found out at run time.
+//!
+//! # A whole VMM
+//!
+//! The guest stores the letter A to address 0x1000_0000 and powers off.
+//!
+//! ```
+//! # #[cfg(feature = "gunyah")]
+//! # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! # let fake = fake_gunyah::Fake::builder().guest(fake_gunyah::Guest::code()).build()?;
+//! # fake.run(|_| vmm())??;
+//! # Ok(())
+//! # }
+//! # #[cfg(feature = "gunyah")]
+//! # fn vmm() -> Result<(), vmm_adapter::Error> {
+//! use vm_memory::GuestAddress;
+//! use vmm_adapter::fdt::{self, GuestTree};
+//! use vmm_adapter::gunyah::Gunyah;
+//! use vmm_adapter::{BootContext, Hypervisor, IoHandler, IoOutcome, Sharing, VcpuExit, VmConfig};
+//!
+//! struct Devices;
+//!
+//! impl IoHandler for Devices {
+//!     fn mmio_read(&self, _addr: GuestAddress, _data: &mut [u8]) -> IoOutcome {
+//!         IoOutcome::Unclaimed
+//!     }
+//!     fn mmio_write(&self, addr: GuestAddress, data: &[u8]) -> IoOutcome {
+//!         assert_eq!((addr.0, data), (0x1000_0000, &b"A"[..]));
+//!         IoOutcome::Handled
+//!     }
+//! }
+//!
+//! let ram_start = GuestAddress(0x8000_0000);
+//! let tree_start = GuestAddress(0x8010_0000);
+//!
+//! let vm = Gunyah::open()?.create_vm(&VmConfig::new(1))?;
+//! let ram = vm.allocate(ram_start, 2 << 20, Sharing::Shared)?;
+//! // mov w0, #'A'; mov x1, #0x10000000; strb w0, [x1]; mov w0, #0x84000008 (SYSTEM_OFF); hvc #0
+//! for (addr, word) in (ram_start.0..).step_by(4).zip([
+//!     0x5280_0820_u32, 0xd2a2_0001, 0x3900_0020, 0x5280_0100, 0x72b0_8000, 0xd400_0002,
+//! ]) {
+//!     ram.write(GuestAddress(addr), &word.to_le_bytes())?;
+//! }
+//! let tree = fdt::write(&*vm, &GuestTree::default())?;
+//! ram.write(tree_start, &tree)?;
+//! let fdt_size = (tree.len() as u64 + vm.tree_slack(tree.len() as u64)).next_multiple_of(4096);
+//!
+//! let mut vcpu = vm.create_vcpu(0)?;
+//! vm.start(&BootContext { entry: ram_start, fdt: tree_start, fdt_size })?;
+//! assert!(matches!(vcpu.run(&Devices)?, VcpuExit::PowerOff(_)));
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "gunyah"))]
+//! # fn main() {}
+//! ```
 
 mod boot;
 mod caps;

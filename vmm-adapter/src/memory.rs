@@ -192,6 +192,7 @@ impl MemoryRegion {
     /// The host loses private memory from here on. Waits for accesses that are under way.
     ///
     /// With `unmap` the mapping goes away too: some kernels refuse to lend what the host has mapped.
+    #[cfg(any(test, feature = "gunyah"))]
     pub(crate) fn close_to_host(&self, unmap: bool) {
         if self.sharing == Sharing::Private {
             let mut host = self.host.write().unwrap_or_else(PoisonError::into_inner);
@@ -203,6 +204,7 @@ impl MemoryRegion {
     }
 
     /// The host's address of the first byte; `None` once it is unmapped.
+    #[cfg(feature = "gunyah")]
     pub(crate) fn host_addr(&self) -> Option<u64> {
         self.lock().mapping.as_ref().map(|mapping| mapping.as_ptr() as u64)
     }

@@ -20,6 +20,8 @@ pub enum IoEventMatch {
     /// Any width, any value.
     Any,
     /// This value, stored with this width of 1, 2, 4 or 8 bytes.
+    ///
+    /// Gunyah's kernels of the time of v11 compare with a truth value: any value but 0 fires there, and 0 never does.
     Value {
         /// The width in bytes.
         width: u8,

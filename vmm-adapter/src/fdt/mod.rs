@@ -8,7 +8,7 @@ mod device;
 mod platform;
 
 pub use device::{Device, Value};
-pub(crate) use platform::specifier;
+pub use platform::specifier;
 
 use vm_fdt::FdtWriter;
 use vm_memory::GuestAddress;

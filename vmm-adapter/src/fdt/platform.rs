@@ -16,8 +16,8 @@ const TIMER_FLAGS: u32 = 0x108;
 /// Secure, non-secure, virtual and hypervisor timer.
 const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
 
-/// The interrupt specifier of a line, for the cells of a GICv3.
-pub(crate) fn specifier(line: IrqLine) -> [u32; 3] {
+/// The interrupt specifier of a line: the cells of an `interrupts` property below a GICv3.
+pub fn specifier(line: IrqLine) -> [u32; 3] {
     let flags = match line.trigger {
         Trigger::Edge => EDGE_RISING,
         Trigger::Level => LEVEL_HIGH,

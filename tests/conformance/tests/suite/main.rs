@@ -20,7 +20,6 @@ use std::sync::Arc;
 use libtest_mimic::{Arguments, Trial};
 
 use crate::table::Table;
-use crate::target::Target;
 
 fn main() {
     let mut arguments = Arguments::from_args();

@@ -14,15 +14,11 @@ use crate::target::Probe;
 pub fn a_kick_before_run_counts_once(hypervisor: &dyn Hypervisor, _: &Probe) {
     let mut program = Program::new();
     program.store_at(Width::Word, MAILBOX, 1).power_off();
-    let mut rig = Rig::new(hypervisor, 1, &[], &program);
+    let rig = Rig::new(hypervisor, 1, &[], &program);
     let kicker = rig.vcpus[0].kicker();
     // Before the start too.
     kicker.kick();
-    let mut rig = {
-        rig.write_tree();
-        rig.vm.start(&crate::rig::boot()).unwrap();
-        rig
-    };
+    let mut rig = rig.start();
     kicker.kick();
     rig.vcpus[0].kicker().kick();
     let io = mailbox();
