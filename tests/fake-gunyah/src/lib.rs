@@ -43,7 +43,7 @@ mod trace;
 mod transport;
 
 pub use errno::Errno;
-pub use fake::{Builder, Child, Error, Fake, Forwarder, Guest, Handle};
+pub use fake::{Builder, Child, Error, Fake, Fault, Forwarder, Guest, Handle};
 pub use flavour::Flavour;
 pub use hyp::HypError;
 pub use hyp::script::{Answer, Script};

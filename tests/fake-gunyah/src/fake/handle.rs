@@ -51,10 +51,7 @@ impl Handle {
     pub fn vm_exit(&self, exit_type: u16, reason: &[u8]) -> bool {
         let vm = self.kernel.latest_vm();
         if let Some(vm) = &vm {
-            if let Some(guest) = vm.guest.get() {
-                guest.stop();
-            }
-            vm.rm_exited(exit_type, reason);
+            vm.die(exit_type, reason);
         }
         vm.is_some()
     }

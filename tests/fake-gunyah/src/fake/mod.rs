@@ -17,12 +17,16 @@ use crate::transport::pool::Pool;
 use crate::transport::sys;
 
 mod child;
+pub(crate) mod fault;
 mod handle;
 mod signals;
 
 pub use child::Child;
+pub use fault::Fault;
 pub use handle::Handle;
 pub use signals::Forwarder;
+
+use fault::Faults;
 
 /// How long the end of a run waits for what was left open.
 const GRACE: Duration = Duration::from_millis(500);
@@ -101,6 +105,8 @@ pub struct Builder {
     hypervisor: Hypervisor,
     memlock: Option<u64>,
     start_failure: Option<Errno>,
+    faults: Vec<Fault>,
+    lost_wakeups: Vec<u64>,
     record: bool,
     trace: Option<Arc<Trace>>,
     killable: bool,
@@ -172,6 +178,20 @@ impl Builder {
         self
     }
 
+    /// Something that goes wrong. May be repeated.
+    #[must_use]
+    pub fn fault(mut self, fault: Fault) -> Self {
+        self.faults.push(fault);
+        self
+    }
+
+    /// The `n`th wake-up interrupt of a run, counted from 1 over all vCPUs, never comes.
+    #[must_use]
+    pub fn lose_wakeup(mut self, n: u64) -> Self {
+        self.lost_wakeups.push(n);
+        self
+    }
+
     /// Whether [`Handle::calls`] gets a record of each call. It does, unless switched off.
     #[must_use]
     pub fn record_calls(mut self, record: bool) -> Self {
@@ -211,6 +231,7 @@ impl Builder {
             },
             memlock: self.memlock,
             start_failure: self.start_failure,
+            faults: Faults::new(self.faults.clone(), self.lost_wakeups.clone()),
             observer: Observer::new(self.record, self.trace.clone()),
         })
         .map_err(|errno| Error::Host { what: "inotify or epoll", errno })
@@ -239,6 +260,8 @@ impl Fake {
             hypervisor: Hypervisor { vcpu: true, memory_extents: true },
             memlock: None,
             start_failure: None,
+            faults: Vec::new(),
+            lost_wakeups: Vec::new(),
             record: true,
             trace: None,
             killable: true,

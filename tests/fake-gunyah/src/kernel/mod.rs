@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use gunyah_bindings::{android, v11, v17, vendor};
 
 use crate::errno::Errno;
+use crate::fake::fault::{Effect, Faults};
 use crate::flavour::{Differences, Flavour};
 use crate::transport::call::{Call, Delivered, Reply};
 use crate::transport::files::Files;
@@ -143,6 +144,7 @@ pub(crate) struct Kernel {
     pub(crate) memlock: Option<u64>,
     /// `VM_START` fails with this after the resources were handed out.
     pub(crate) start_failure: Option<Errno>,
+    pub(crate) faults: Faults,
     pub(crate) files: Files,
     /// The eventfds of all irqfds.
     pub(crate) doorbells: OwnedFd,
@@ -168,6 +170,7 @@ pub(crate) struct Settings {
     pub(crate) guest: Guests,
     pub(crate) memlock: Option<u64>,
     pub(crate) start_failure: Option<Errno>,
+    pub(crate) faults: Faults,
     pub(crate) observer: Observer,
 }
 
@@ -182,6 +185,7 @@ impl Kernel {
             guest,
             memlock,
             start_failure,
+            faults,
             observer,
         } = settings;
         Ok(Arc::new(Self {
@@ -193,6 +197,7 @@ impl Kernel {
             guest,
             memlock,
             start_failure,
+            faults,
             files: Files::new()?,
             doorbells: sys::epoll()?,
             observer,
@@ -323,7 +328,10 @@ impl Kernel {
             return;
         };
         self.observer.begin(call);
-        let answer = self.dispatch(&object, call);
+        let faults = self.faults.due(call.notif.args[1] as u32);
+        let failure = faults.iter().find_map(|effect| before(&object, call, effect));
+        let answer = failure.map_or_else(|| self.dispatch(&object, call), Err);
+        faults.iter().for_each(|effect| after(&object, effect));
         self.finish(call, object.target(), Some(answer));
         object.put();
     }
@@ -413,5 +421,30 @@ impl Kernel {
         if ours {
             self.observer.end(call, target, delivered, exit);
         }
+    }
+}
+
+/// What a fault does before the driver sees the call: perhaps it never does.
+fn before(object: &Object, call: &Call<'_>, effect: &Effect) -> Option<Errno> {
+    match effect {
+        Effect::Fail(errno) => return Some(*errno),
+        Effect::Delay(by) => {
+            call.may_sleep();
+            std::thread::sleep(*by);
+        }
+        Effect::VmExit(exit_type, reason) => match &object.kind {
+            Kind::Vm(vm) => vm.die(*exit_type, reason),
+            Kind::Vcpu(vcpu) => vcpu.vm.die(*exit_type, reason),
+            _ => {}
+        },
+        Effect::Page(..) => {}
+    }
+    None
+}
+
+/// What a fault does when the driver is done.
+fn after(object: &Object, effect: &Effect) {
+    if let (Kind::Vcpu(vcpu), Effect::Page(offset, bytes)) = (&object.kind, effect) {
+        vcpu.scribble(*offset, bytes);
     }
 }

@@ -154,6 +154,11 @@ impl Vcpu {
         self.inner().rsc.take()
     }
 
+    /// A hypervisor or a kernel gone wrong writes into the page.
+    pub(crate) fn scribble(&self, offset: usize, bytes: &[u8]) {
+        self.page.write(offset, bytes);
+    }
+
     /// The Resource Manager has told that the VM exited; the VM manager knows already.
     pub(crate) fn rm_exited(&self) {
         self.ready.complete();

@@ -191,6 +191,9 @@ impl Vm {
 
     /// The hypervisor raises a vCPU's wake-up interrupt.
     pub(crate) fn wake(&self, id: u32) {
+        if self.kernel.faults.loses_wakeup() {
+            return;
+        }
         if let Some(ready) = lock(&self.irqs).get(&id) {
             ready.complete();
         }
@@ -288,6 +291,14 @@ impl Vm {
         for vcpu in self.notifiers().iter() {
             vcpu.rm_exited();
         }
+    }
+
+    /// The VM ends from outside.
+    pub(crate) fn die(&self, exit_type: u16, reason: &[u8]) {
+        if let Some(guest) = self.guest.get() {
+            guest.stop();
+        }
+        self.rm_exited(exit_type, reason);
     }
 
     /// The end: the guest is stopped, the functions go, the memory comes back.

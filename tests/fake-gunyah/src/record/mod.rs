@@ -16,7 +16,7 @@
 //! # What is recorded
 //!
 //! Opens of the device node and Gunyah's ioctls with their arguments and results, and for RUN the page before and after.
-//! See [`format`] for the lines. Also, for the reader, `mmap`, `close` and `fallocate` of Gunyah's files.
+//! See [`mod@format`] for the lines. Also, for the reader, `mmap`, `close` and `fallocate` of Gunyah's files.
 //!
 //! Not recorded: guest memory; what user space writes to an irqfd's eventfd, and the eventfds that the host signals
 //! (ioeventfds). A call that a signal interrupts is marked as the program saw it: `EINTR`, or `restarted` if the kernel

@@ -123,12 +123,11 @@ unsafe fn load(from: *mut u8, buf: &mut [u8]) {
         unsafe { AtomicU8::from_ptr(from) }.load(Ordering::Relaxed)
     };
     macro_rules! whole {
-        ($atomic:ty) => {
+        ($atomic:ty) => {{
             // SAFETY: the range is the caller's, and aligned as the match below has found.
-            buf.copy_from_slice(
-                &unsafe { <$atomic>::from_ptr(from.cast()) }.load(Ordering::Acquire).to_ne_bytes(),
-            )
-        };
+            let value = unsafe { <$atomic>::from_ptr(from.cast()) }.load(Ordering::Acquire);
+            buf.copy_from_slice(&value.to_ne_bytes());
+        }};
     }
     match (buf.len(), (from as usize).trailing_zeros()) {
         (2, 1..) => whole!(AtomicU16),
