@@ -12,6 +12,17 @@ use crate::vm::VmFd;
 use crate::{ops, sys};
 
 /// The Gunyah device, open.
+///
+/// ```
+/// use gunyah_ioctls::Gunyah;
+/// # let fake = fake_gunyah::Fake::builder().build()?;
+/// # fake.run(|_| {
+/// let vm = Gunyah::new()?.create_vm()?;
+/// println!("{}", vm.features());
+/// # Ok::<(), gunyah_ioctls::Error>(())
+/// # })??;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Gunyah {
     fd: OwnedFd,
     path: Option<PathBuf>,

@@ -12,6 +12,48 @@
 //! 3. [`VmFd::set_dtb_config`], and [`VmFd::start`].
 //! 4. One thread per vCPU calls [`VcpuFd::run`] and answers what it returns, until it returns [`VcpuExit::Status`].
 //!
+//! ```
+//! use gunyah_ioctls::{Access, Gunyah, UserMemoryRegion, VcpuExit};
+//! # use fake_gunyah::{Fake, Guest, Script};
+//! # let script = Script::new().mmio_read(0x1000, 4).expect(42).mmio_write(0x1008, 4, 42).exit(1, &[0; 4]);
+//! # let fake = Fake::builder().guest(Guest::scripts([script])).build()?;
+//! # let page = 1 << 16;
+//! # let memory = std::alloc::Layout::from_size_align(page, page)?;
+//! # // SAFETY: the layout is not empty.
+//! # let memory = unsafe { std::alloc::alloc_zeroed(memory) } as u64; // never freed
+//! # let size = page as u64;
+//! # fake.run(|_| {
+//!
+//! let vm = Gunyah::new()?.create_vm()?;
+//! let region = UserMemoryRegion {
+//!     label: 0,
+//!     guest_phys_addr: 0x8000_0000,
+//!     memory_size: size,
+//!     userspace_addr: memory,
+//!     access: Access::RWX,
+//! };
+//! // SAFETY: the memory is this guest's for as long as the VM exists.
+//! unsafe { vm.set_user_memory_region(&region)? };
+//! let mut vcpu = vm.add_vcpu(0)?;
+//! vm.set_dtb_config(0x8000_0000, 4096)?;
+//! vm.start()?;
+//! let end = loop {
+//!     match vcpu.run()? {
+//!         VcpuExit::MmioRead { addr, len } => {
+//!             println!("the guest loads {len} bytes from {addr:#x}");
+//!             vcpu.complete_mmio_read(&42_u64.to_le_bytes()[..len])?;
+//!         }
+//!         VcpuExit::MmioWrite { addr, data, len } => println!("it stores {:x?} to {addr:#x}", &data[..len]),
+//!         VcpuExit::Status(status) => break status,
+//!         other => println!("{other:?}"),
+//!     }
+//! };
+//! println!("{end}");
+//! # Ok::<(), gunyah_ioctls::Error>(())
+//! # })??;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # What is promised
 //!
 //! - **No exit is lost.** The kernel lets a signal overtake a finished exit; `run` finds it.

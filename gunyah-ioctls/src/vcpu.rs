@@ -34,6 +34,7 @@ pub struct VcpuFd {
     fd: OwnedFd,
     binding: Option<ThreadBinding>,
     pending: Pending,
+    nonsense: Nonsense,
     features: Features,
     status: Arc<OnceLock<VmStatus>>,
     fault: Repeated,
@@ -49,11 +50,18 @@ enum Pending {
     /// A store was reported; it counts as done unless it is failed or retried.
     Write,
     /// A load of so many bytes, not answered yet.
-    Read(usize),
+    Read(u8),
     /// The answer lies in the run page and has not been taken by the kernel.
     Answered,
     /// An MMIO exit made no sense, so there is no answer to it.
-    Broken { field: &'static str, value: u64 },
+    Broken,
+}
+
+/// A value that the run page must not hold.
+#[derive(Clone, Copy, Debug)]
+struct Nonsense {
+    field: &'static str,
+    value: u64,
 }
 
 /// A page fault that repeats.
@@ -75,6 +83,7 @@ impl VcpuFd {
             fd,
             binding: None,
             pending: Pending::Nothing,
+            nonsense: Nonsense { field: "", value: 0 },
             features: vm.features,
             status: Arc::clone(&vm.status),
             fault: Repeated::default(),
@@ -110,8 +119,7 @@ impl VcpuFd {
         let answering = match self.pending {
             Pending::Nothing | Pending::Write => false,
             Pending::Answered => true,
-            Pending::Read(_) => return Err(Error::UnansweredRead),
-            Pending::Broken { field, value } => return Err(Error::InvalidRunPage { field, value }),
+            Pending::Read(_) | Pending::Broken => return Err(self.refuse()),
         };
         if let Some(status) = self.status.get() {
             return Ok(VcpuExit::Status(*status));
@@ -143,21 +151,24 @@ impl VcpuFd {
         self.fault.times = 0;
         let page = &self.shared.page;
         let (addr, len, is_write) = (page.mmio_addr(), page.mmio_len(), page.mmio_is_write());
-        let shift = match len {
-            1 | 2 | 4 | 8 => 64_u32.saturating_sub(len.saturating_mul(8)),
+        let mask = match len {
+            1 => 0xff,
+            2 => 0xffff,
+            4 => 0xffff_ffff,
+            8 => u64::MAX,
             _ => return self.broken("mmio.len", len.into()),
         };
         let len = len as usize;
         match is_write {
             0 => {
-                self.pending = Pending::Read(len);
+                self.pending = Pending::Read(len as u8);
                 Ok(VcpuExit::MmioRead { addr, len })
             }
             1 => {
                 self.pending = Pending::Write;
                 // What lies behind the stored bytes is of an earlier exit.
-                let data = page.mmio_data() & u64::MAX.checked_shr(shift).unwrap_or(0);
-                Ok(VcpuExit::MmioWrite { addr, data: data.to_le_bytes(), len })
+                let data = (page.mmio_data() & mask).to_le_bytes();
+                Ok(VcpuExit::MmioWrite { addr, data, len })
             }
             other => self.broken("mmio.is_write", other.into()),
         }
@@ -165,8 +176,20 @@ impl VcpuFd {
 
     #[cold]
     fn broken(&mut self, field: &'static str, value: u64) -> Result<VcpuExit> {
-        self.pending = Pending::Broken { field, value };
-        Err(Error::InvalidRunPage { field, value })
+        self.pending = Pending::Broken;
+        self.nonsense = Nonsense { field, value };
+        Err(self.refuse())
+    }
+
+    /// Why the vCPU cannot run now.
+    #[cold]
+    fn refuse(&self) -> Error {
+        if self.pending == Pending::Broken {
+            let Nonsense { field, value } = self.nonsense;
+            Error::InvalidRunPage { field, value }
+        } else {
+            Error::UnansweredRead
+        }
     }
 
     #[cold]
@@ -287,23 +310,26 @@ impl VcpuFd {
     /// long as the read.
     #[inline]
     pub fn complete_mmio_read(&mut self, data: &[u8]) -> Result<()> {
-        const OP: &str = "complete_mmio_read";
-        let Pending::Read(len) = self.pending else {
-            return Err(Error::InvalidArgument { op: OP, why: "no read of the guest waits for an answer" });
+        // One width at a time, so that no copy of variable length is left.
+        let value = match (self.pending, data) {
+            (Pending::Read(1), &[byte]) => byte.into(),
+            (Pending::Read(2), &[a, b]) => u16::from_le_bytes([a, b]).into(),
+            (Pending::Read(4), &[a, b, c, d]) => u32::from_le_bytes([a, b, c, d]).into(),
+            (Pending::Read(8), &[a, b, c, d, e, f, g, h]) => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            _ => return Err(self.wrong_answer()),
         };
-        let mut bytes = [0; 8];
-        match bytes.get_mut(..len) {
-            Some(slot) if slot.len() == data.len() => slot.copy_from_slice(data),
-            _ => {
-                return Err(Error::InvalidArgument {
-                    op: OP,
-                    why: "the answer is not as long as the guest's read",
-                });
-            }
-        }
-        self.shared.page.set_mmio_data(u64::from_le_bytes(bytes));
+        self.shared.page.set_mmio_data(value);
         self.pending = Pending::Answered;
         Ok(())
+    }
+
+    #[cold]
+    fn wrong_answer(&self) -> Error {
+        let why = match self.pending {
+            Pending::Read(_) => "the answer is not as long as the guest's read",
+            _ => "no read of the guest waits for an answer",
+        };
+        Error::InvalidArgument { op: "complete_mmio_read", why }
     }
 
     /// Answers the guest's load or store with a fault: it takes a synchronous external abort (v17, android15, android16).

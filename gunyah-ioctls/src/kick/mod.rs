@@ -135,6 +135,20 @@ impl Shared {
 /// without entering the guest. Kicks that come before they are reported are one kick. A kick that meets an exit of the guest
 /// does not replace it: the exit is returned first and the interruption by the next `run`.
 ///
+/// ```
+/// use gunyah_ioctls::{Gunyah, VcpuExit};
+/// # let fake = fake_gunyah::Fake::builder().build()?;
+/// # fake.run(|_| {
+/// let vm = Gunyah::new()?.create_vm()?;
+/// let mut vcpu = vm.add_vcpu(0)?;
+/// let kick = vcpu.kick_handle();
+/// std::thread::spawn(move || kick.kick()).join().expect("the thread ends");
+/// assert_eq!(vcpu.run()?, VcpuExit::Interrupted);
+/// # Ok::<(), gunyah_ioctls::Error>(())
+/// # })??;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # How, and what is left
 ///
 /// A kick sets `immediate_exit` in the run page and sends a signal ([`set_kick_signal`](crate::set_kick_signal)) to the thread

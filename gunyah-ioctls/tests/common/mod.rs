@@ -8,9 +8,15 @@ use gunyah_ioctls::{
     Access, Feature, GuestMemory, GuestMemoryMapping, Gunyah, Sharing, UserMemoryRegion, VcpuFd, VmFd,
 };
 
-/// The flavours that take user memory.
-pub(crate) const FLAVOURS: [Flavour; 5] =
-    [Flavour::V11, Flavour::Android14Early, Flavour::Android14, Flavour::Android15, Flavour::Android16];
+/// Every flavour that runs guests.
+pub(crate) const FLAVOURS: [Flavour; 6] = [
+    Flavour::V11,
+    Flavour::Android14Early,
+    Flavour::Android14,
+    Flavour::Android15,
+    Flavour::Android16,
+    Flavour::V17,
+];
 
 pub(crate) const RAM: u64 = 0x8000_0000;
 const PAGES: usize = 4;
@@ -154,4 +160,14 @@ pub(crate) fn eventually(condition: impl Fn() -> bool) {
         assert!(started.elapsed() < std::time::Duration::from_secs(30), "it never came true");
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
+}
+
+/// How many calls of the code under test the fake has answered. `fd` is any Gunyah file.
+///
+/// The fake writes its log after it answers, so the last call may be missing yet: one more pushes it in.
+pub(crate) fn calls(handle: &Handle, fd: impl std::os::fd::AsFd) -> usize {
+    const MARK: u32 = 0x47fe;
+    // SAFETY: an ioctl that no Gunyah has.
+    unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd()), MARK as libc::Ioctl, 0) };
+    handle.calls().iter().filter(|call| call.request != MARK).count()
 }
