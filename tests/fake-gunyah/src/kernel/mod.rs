@@ -246,6 +246,12 @@ impl Kernel {
         open
     }
 
+    /// Whether user space has closed everything. The end of a VM may still be to come.
+    pub(crate) fn all_closed(&self) -> bool {
+        lock(&self.objects).is_empty()
+    }
+
+    /// Whether nothing is left, not even in the driver.
     pub(crate) fn is_idle(&self) -> bool {
         lock(&self.objects).is_empty() && lock(&self.vms).is_empty()
     }
