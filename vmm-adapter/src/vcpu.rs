@@ -125,6 +125,13 @@ pub trait Vcpu: Debug + Send {
     /// A handle that ends [`Vcpu::run`] from another thread. Any phase.
     fn kicker(&self) -> Arc<dyn Kicker>;
 
+    /// How many answers to the guest's loads an interruption may have cost so far: an upper bound. Any phase.
+    ///
+    /// Gunyah's kernels drop an answer when a signal arrives between a vCPU thread's entry into the kernel and the guest's
+    /// first instruction; the guest then reads 0. Kicks keep away from that moment, unless the thread does not get to run
+    /// there for long. Where the hypervisor has no such window this is 0.
+    fn answers_possibly_lost(&self) -> u64;
+
     /// Register access, where there is [`Feature::Registers`](crate::Feature::Registers).
     fn registers(&mut self) -> Option<&mut dyn Registers>;
 }

@@ -118,6 +118,10 @@ impl Vcpu for GunyahVcpu {
         Arc::new(GunyahKicker(self.fd.kick_handle()))
     }
 
+    fn answers_possibly_lost(&self) -> u64 {
+        self.fd.answers_possibly_lost()
+    }
+
     fn registers(&mut self) -> Option<&mut dyn Registers> {
         None
     }

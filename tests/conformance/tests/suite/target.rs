@@ -36,6 +36,11 @@ impl Probe {
         self.0.as_ref().map(|handle| handle.doorbells(label))
     }
 
+    /// How many answers the kernel dropped.
+    pub fn answers_lost(&self) -> Option<u64> {
+        self.0.as_ref().map(Handle::answers_lost)
+    }
+
     /// How many of the hypervisor's objects are open.
     pub fn objects(&self) -> Option<usize> {
         self.0.as_ref().map(|handle| handle.objects().len())

@@ -11,21 +11,27 @@ use crate::mailbox::{MAILBOX, mailbox};
 use crate::rig::Rig;
 use crate::target::Probe;
 
-/// What this process holds: file descriptors and mappings.
-fn held() -> (usize, usize) {
-    let fds = std::fs::read_dir("/proc/self/fd").unwrap().count();
+/// What this process holds: file descriptors and mappings, by what they are.
+fn held() -> Vec<String> {
+    let fds = std::fs::read_dir("/proc/self/fd").unwrap();
+    // The descriptor of the directory itself is gone by the time it is looked at.
+    let mut held: Vec<String> = fds
+        .filter_map(|fd| Some(std::fs::read_link(fd.unwrap().path()).ok()?.to_string_lossy().into_owned()))
+        .collect();
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    (fds, maps.lines().filter(|line| line.contains("gunyah") || line.contains("memfd")).count())
+    held.extend(maps.lines().filter(|line| line.contains("gunyah")).map(str::to_owned));
+    held.sort();
+    held
 }
 
 /// Some kernels release a VM in the background, after its last file is closed.
-fn settled(probe: &Probe, objects: Option<usize>, before: (usize, usize)) {
+fn settled(probe: &Probe, objects: Option<usize>, before: &[String]) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while probe.objects() != objects || held() != before {
         let now = held();
         assert!(
             Instant::now() < deadline,
-            "left: {:?} objects, {now:?} held, {before:?} before",
+            "left: {:?} objects, {now:#?}, before: {before:#?}",
             probe.objects()
         );
         std::thread::sleep(Duration::from_millis(2));
@@ -55,7 +61,7 @@ pub fn nothing_is_left(hypervisor: &dyn Hypervisor, probe: &Probe) {
     for _ in 0..5 {
         run();
     }
-    settled(probe, objects, before);
+    settled(probe, objects, &before);
 }
 
 /// A VM goes with the last of itself and its vCPUs, in any order.
@@ -73,5 +79,5 @@ pub fn a_vm_that_never_started_goes_too(hypervisor: &dyn Hypervisor, probe: &Pro
     let before = held();
     drop(Rig::new(hypervisor, 2, &[], &off()));
     let objects = probe.objects().map(|_| 1);
-    settled(probe, objects, before);
+    settled(probe, objects, &before);
 }
