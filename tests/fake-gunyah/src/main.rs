@@ -97,6 +97,7 @@ impl Run {
 
         let fake = builder.build().map_err(failed)?;
         let signals = Forwarder::new();
+        signals.unblock_for(&mut command);
         let child = fake.spawn(command).map_err(failed)?;
         signals.forward_to(child.id());
         let handle = child.handle().clone();

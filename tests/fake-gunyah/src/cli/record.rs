@@ -52,6 +52,7 @@ impl Record {
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words);
         let signals = Forwarder::new();
+        signals.unblock_for(&mut command);
         let recording = Recording::start(&self.output, &self.device, command).map_err(failed)?;
         signals.forward_to(recording.id());
         let (ended, events) = match recording.follow() {

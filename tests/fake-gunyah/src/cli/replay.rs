@@ -64,6 +64,7 @@ impl ReplayArgs {
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words);
         let signals = Forwarder::new();
+        signals.unblock_for(&mut command);
         let options = Options { lenient: self.lenient, devices: self.device };
         let replay = Replay::start(recording, options, command).map_err(failed)?;
         signals.forward_to(replay.id());

@@ -2,6 +2,8 @@
 #![expect(unsafe_code, reason = "waits for signals")]
 
 use std::mem::MaybeUninit;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// The signals that somebody sends to a command to make it do something.
 const FORWARDED: [libc::c_int; 6] =
@@ -13,6 +15,8 @@ const FORWARDED: [libc::c_int; 6] =
 #[derive(Clone, Copy)]
 pub struct Forwarder {
     set: libc::sigset_t,
+    /// What was blocked before.
+    before: libc::sigset_t,
 }
 
 impl std::fmt::Debug for Forwarder {
@@ -27,15 +31,28 @@ impl Forwarder {
     pub fn new() -> Self {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: `sigemptyset` fills the set before anything else uses it.
-        let set = unsafe {
+        // The same goes for `pthread_sigmask` and the set before.
+        let (set, before) = unsafe {
+            let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
             libc::sigemptyset(set.as_mut_ptr());
             for signal in FORWARDED {
                 libc::sigaddset(set.as_mut_ptr(), signal);
             }
-            libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
-            set.assume_init()
+            libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr());
+            (set.assume_init(), before.assume_init())
         };
-        Self { set }
+        Self { set, before }
+    }
+
+    /// Lets a program that is to be started have the signals that are blocked here: else it would inherit that.
+    pub fn unblock_for(self, command: &mut Command) {
+        let unblock = move || {
+            // SAFETY: reads a set that is whole. Signals may be unblocked between fork and exec.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut()) };
+            Ok(())
+        };
+        // SAFETY: the closure makes one system call. It allocates nothing and takes no lock.
+        unsafe { command.pre_exec(unblock) };
     }
 
     /// From now on passes them to process `pid`, on a thread of its own. What the terminal sends reaches the program by

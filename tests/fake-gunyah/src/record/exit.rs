@@ -56,14 +56,13 @@ impl<W: Write> Recorder<W> {
             }
             What::Munmap { addr, len } if ok => lock(&task.pages).unmapped(addr, len),
             What::Dup { from, cloexec } => {
-                if let Some(fd) = new_fd {
+                // dup2 onto itself changes nothing.
+                if let Some(fd) = new_fd.filter(|fd| *fd != from) {
                     let mut files = lock(&task.files);
-                    // dup2 onto itself changes nothing.
-                    if fd != from {
-                        files.remove(&fd);
-                        if let Some(known) = files.get(&from).cloned() {
-                            files.insert(fd, Descriptor { cloexec, ..known });
-                        }
+                    files.remove(&fd);
+                    if let Some(known) = files.get(&from).cloned() {
+                        self.duplicated(known.object, tid, fd);
+                        files.insert(fd, Descriptor { cloexec, ..known });
                     }
                 }
             }

@@ -21,8 +21,9 @@ pub(crate) struct Recorder<W> {
     pub(super) devices: Vec<PathBuf>,
     threads: u32,
     objects: HashMap<Kind, u32>,
-    /// One known holder of each object's file, to recognise a descriptor that came another way.
-    holders: HashMap<Object, (i32, i32)>,
+    /// Each object's known descriptors, by thread and number, and what their links say: to recognise one that came
+    /// another way.
+    holders: HashMap<Object, Holders>,
     /// The exit that each vCPU's page shows since its last RUN.
     pub(super) last_exits: HashMap<Object, ExitPage>,
     pub(super) eventfds: EventFds,
@@ -116,8 +117,10 @@ impl<W: Write> Recorder<W> {
     pub(super) fn learn(&mut self, tid: i32, task: &Task, fd: i32, object: Object) {
         let cloexec = FdInfo::of(tid, fd).is_some_and(|info| info.cloexec);
         let link = link(tid, fd).unwrap_or_default();
+        let holders = self.holders.entry(object).or_default();
+        holders.link.clone_from(&link);
+        holders.known.push((tid, fd));
         lock(&task.files).insert(fd, Descriptor { object, cloexec, link });
-        self.holders.insert(object, (tid, fd));
     }
 
     /// The object behind a descriptor.
@@ -133,9 +136,7 @@ impl<W: Write> Recorder<W> {
             }
         }
         // It may have come over a socket, or by a call that isn't followed.
-        let found = self.holders.iter().find_map(|(object, (other, other_fd))| {
-            (ptrace::same_file(tid, fd, *other, *other_fd) == Some(true)).then_some(*object)
-        });
+        let found = self.recognise(tid, fd, &target);
         let object = match found {
             Some(object) => object,
             // It may have been open before the program was started.
@@ -145,4 +146,38 @@ impl<W: Write> Recorder<W> {
         self.learn(tid, task, fd, object);
         Some(object)
     }
+
+    /// One more descriptor of an object.
+    pub(super) fn duplicated(&mut self, object: Object, tid: i32, fd: i32) {
+        self.holders.entry(object).or_default().known.push((tid, fd));
+    }
+
+    /// The object that an unknown descriptor stands for: one with the same open file. If no known descriptor is left to
+    /// compare with, or the kernel cannot compare: the only object whose link says the same.
+    fn recognise(&mut self, tid: i32, fd: i32, target: &str) -> Option<Object> {
+        let mut alike = Vec::new();
+        for (object, holders) in &mut self.holders {
+            if holders.link != target {
+                continue;
+            }
+            holders.known.retain(|(other, other_fd)| link(*other, *other_fd).as_deref() == Some(target));
+            let same = |(other, other_fd): &(i32, i32)| ptrace::same_file(tid, fd, *other, *other_fd);
+            match holders.known.iter().find_map(same) {
+                Some(true) => return Some(*object),
+                Some(false) => {}
+                None => alike.push(*object),
+            }
+        }
+        match alike.as_slice() {
+            [only] => Some(*only),
+            _ => None,
+        }
+    }
+}
+
+/// An object's descriptors.
+#[derive(Default)]
+struct Holders {
+    link: String,
+    known: Vec<(i32, i32)>,
 }

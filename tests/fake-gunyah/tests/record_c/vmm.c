@@ -1,7 +1,12 @@
 /*
  * A small VMM for the tests of record and replay: runs vCPUs, prints each exit, answers each read.
  *
- *   vmm VCPUS [kick|sa-restart|hang|wrong-answer|wrong-region|extra-call|naive]
+ *   vmm VCPUS [MODE]
+ *
+ *   kick, sa-restart, naive   signals for the vCPUs' threads: handled with care, with SA_RESTART, without looking at the page
+ *   hang                      prints its process id, and stays after the start
+ *   socket, exec              the VM's descriptor takes a trip over a socket; a second thread executes the program anew
+ *   wrong-answer, wrong-region, extra-call, crash   something that a recording of another mode has not
  *
  * Exit code: 10 + the exit type that the vCPUs saw, or 1 after an error that it prints.
  */
@@ -18,6 +23,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 struct region { uint32_t label, flags; uint64_t gpa, size, addr; };
@@ -104,11 +110,45 @@ static void *vcpu(void *arg)
 	return NULL;
 }
 
+/* Another number for the same file, which no dup() has made. */
+static int over_a_socket(int fd)
+{
+	int pair[2];
+	char byte = 0;
+	struct iovec iov = { &byte, 1 };
+	union { char buf[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } control;
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
+	memset(&control, 0, sizeof(control));
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
+		die("socketpair");
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
+	if (sendmsg(pair[0], &msg, 0) < 0 || recvmsg(pair[1], &msg, 0) < 0)
+		die("socket");
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(fd));
+	return fd;
+}
+
+static void *execute(void *argv)
+{
+	execv("/proc/self/exe", argv);
+	die("exec");
+	return NULL;
+}
+
 int main(int argc, char **argv)
 {
 	unsigned vcpus = argc > 1 ? atoi(argv[1]) : 1;
 	if (argc > 2)
 		mode = argv[2];
+	if (is("exec")) {
+		char *again[] = { argv[0], argv[1], NULL };
+		pthread_create(&threads[0], NULL, execute, again);
+		pause();
+	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	struct sigaction action = { .sa_handler = on_signal, .sa_flags = is("sa-restart") ? SA_RESTART : 0 };
 	sigaction(SIGUSR1, &action, NULL);
@@ -125,6 +165,8 @@ int main(int argc, char **argv)
 	int copy = fcntl(vm, F_DUPFD_CLOEXEC, 100);
 	close(vm);
 	vm = copy;
+	if (is("socket"))
+		vm = over_a_socket(vm);
 	if (ioctl(vm, SET_REGION, NULL) >= 0 || errno != EFAULT)
 		die("null region");
 	void *ram = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -147,8 +189,12 @@ int main(int argc, char **argv)
 	if (ioctl(vm, START, 0))
 		die("start");
 	atomic_fetch_add(&running, 100);
-	if (is("hang"))
+	if (is("hang")) {
+		printf("pid %d\n", getpid());
 		pause();
+	}
+	if (is("crash"))
+		raise(SIGSEGV);
 	while ((is("kick") || is("sa-restart") || is("naive")) && atomic_load(&exit_type) < 0) {
 		usleep(300);
 		for (unsigned i = 0; i < vcpus; i++)
