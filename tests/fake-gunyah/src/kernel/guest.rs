@@ -182,12 +182,14 @@ impl Running {
     }
 }
 
-/// The region that holds the devicetree.
+/// The region that holds the devicetree, whose pages the guest gets now.
 fn find_dtb(vm: &Vm) -> Result<Region, Errno> {
     let differences = &vm.kernel().differences;
     let dtb = vm.dtb();
     if differences.dtb_whole_pages && dtb.size < sys::page_size() as u64 {
         return Err(Errno::EINVAL);
     }
-    vm.region_of(dtb.guest_phys_addr, dtb.size).ok_or(differences.dtb_nowhere)
+    let region = vm.region_of(dtb.guest_phys_addr, dtb.size).ok_or(differences.dtb_nowhere)?;
+    vm.give_dtb(&dtb)?;
+    Ok(region)
 }

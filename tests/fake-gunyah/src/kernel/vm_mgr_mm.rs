@@ -269,6 +269,11 @@ impl Vm {
         if write && region.access & v11::GH_MEM_ALLOW_WRITE == 0 {
             return Err(Errno::EPERM);
         }
+        self.give_page(addr)
+    }
+
+    /// Gives the guest the page at `addr`, which counts as locked from then on.
+    fn give_page(&self, addr: u64) -> Result<(), Errno> {
         let page = sys::page_size() as u64;
         // Memory lent for good counts; a file of the driver's own is not the caller's memory.
         if self.ram().give_page(addr) && self.kernel().differences.pinning == Pinning::OnDemand {
@@ -281,6 +286,15 @@ impl Vm {
             memory.locked += page;
         }
         Ok(())
+    }
+
+    /// At start: with demand paging, the devicetree's pages are the first that the guest is given.
+    pub(crate) fn give_dtb(&self, dtb: &v11::gh_vm_dtb_config) -> Result<(), Errno> {
+        if !self.kernel().differences.demand_paging {
+            return Ok(());
+        }
+        let page = sys::page_size() as u64;
+        (0..dtb.size.div_ceil(page)).try_for_each(|n| self.give_page(dtb.guest_phys_addr + n * page))
     }
 
     /// How many bytes the caller may lock.

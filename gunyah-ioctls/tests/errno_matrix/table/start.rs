@@ -1,0 +1,179 @@
+//! The start.
+
+use fake_gunyah::Errno;
+use gunyah_ioctls::causes::Operation::StartVm;
+use libc::{E2BIG, EBADMSG, EBUSY, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, EOPNOTSUPP, EPERM};
+
+use super::Ours::{Refused, Same};
+use super::{Android14, Android14Early, DRIVEN, LENDING, LOCK_WAIT, PAGED, PINNED, Row, TOUCH, never, row};
+use crate::world::{Answer, NOWHERE, RAM, RUN, Raw, SET_DTB, SET_FW, START, World, page};
+
+/// Starts a VM with memory whose devicetree is said to be at `addr`.
+fn start(w: &World, addr: u64, size: u64) -> Raw {
+    let vm = w.vm_with_memory();
+    vm.with(SET_DTB, &[addr, size]).unwrap();
+    vm.ioctl(START, 0)
+}
+
+fn our_start(w: &World, addr: u64, size: u64) -> Answer {
+    let (vm, _vcpu) = w.our_configured();
+    vm.set_dtb_config(addr, size).unwrap();
+    vm.start()
+}
+
+/// Starts a VM with firmware at `addr`.
+fn firmware(w: &World, addr: u64) -> Raw {
+    let vm = w.vm_with_memory();
+    vm.with(SET_DTB, &[RAM, 4096]).unwrap();
+    vm.with(SET_FW, &[addr, 4096]).unwrap();
+    vm.ioctl(START, 0)
+}
+
+fn our_firmware(w: &World, addr: u64) -> Answer {
+    let (vm, _vcpu) = w.our_configured();
+    vm.set_firmware_config(addr, 4096).unwrap();
+    vm.start()
+}
+
+/// A start that the Resource Manager, or the hypervisor, fails with this.
+macro_rules! refused {
+    ($errno:ident, $cause:literal) => {
+        row(StartVm, $errno, DRIVEN, $cause, |w| start(w, RAM, 4096), Same(|w| our_start(w, RAM, 4096)))
+            .on(|host| host.start_fails(Errno::$errno))
+    };
+}
+
+pub(crate) static ROWS: &[Row] = &[
+    row(
+        StartVm,
+        EINVAL,
+        PINNED,
+        "no region holds the devicetree",
+        |w| start(w, NOWHERE, 4096),
+        Same(|w| our_start(w, NOWHERE, 4096)),
+    ),
+    row(
+        StartVm,
+        ENOENT,
+        PAGED,
+        "no region holds the devicetree",
+        |w| start(w, NOWHERE, 4096),
+        Same(|w| our_start(w, NOWHERE, 4096)),
+    ),
+    row(
+        StartVm,
+        EINVAL,
+        PINNED,
+        "the devicetree runs past its region's end",
+        |w| start(w, RAM + 3 * page(), 2 * page()),
+        Same(|w| our_start(w, RAM + 3 * page(), 2 * page())),
+    ),
+    row(
+        StartVm,
+        ENOENT,
+        PAGED,
+        "the devicetree runs past its region's end",
+        |w| start(w, RAM + 3 * page(), 2 * page()),
+        Same(|w| our_start(w, RAM + 3 * page(), 2 * page())),
+    ),
+    row(
+        StartVm,
+        EINVAL,
+        PAGED,
+        "the devicetree is smaller than a page",
+        |w| start(w, RAM, 100),
+        Refused(|w| {
+            let (vm, _vcpu) = w.our_configured();
+            w.mark();
+            vm.set_dtb_config(RAM, 100)
+        }),
+    ),
+    row(
+        StartVm,
+        EINVAL,
+        &[Android14Early, Android14],
+        "no region holds the firmware",
+        |w| firmware(w, NOWHERE),
+        Same(|w| our_firmware(w, NOWHERE)),
+    ),
+    row(
+        StartVm,
+        ENOENT,
+        TOUCH,
+        "no region holds the firmware",
+        |w| firmware(w, NOWHERE),
+        Same(|w| our_firmware(w, NOWHERE)),
+    ),
+    row(
+        StartVm,
+        0,
+        LENDING,
+        "firmware inside a region",
+        |w| firmware(w, RAM + page()),
+        Same(|w| our_firmware(w, RAM + page())),
+    ),
+    row(
+        StartVm,
+        ENOMEM,
+        TOUCH,
+        "the limit of locked memory, counted for the devicetree",
+        |w| start(w, RAM, 2 * page()),
+        Same(|w| our_start(w, RAM, 2 * page())),
+    )
+    .on(|host| host.memlock(page())),
+    refused!(EINVAL, "the Resource Manager finds an argument invalid"),
+    refused!(ENODEV, "the Resource Manager refuses the devicetree or its addresses"),
+    refused!(EPERM, "the Resource Manager denies"),
+    refused!(ENOMEM, "the Resource Manager has no memory left"),
+    refused!(EBUSY, "the Resource Manager is busy"),
+    refused!(EOPNOTSUPP, "the Resource Manager has no such call"),
+    refused!(EBADMSG, "the Resource Manager answers an unknown code"),
+    refused!(EIO, "the transport was aborted"),
+    refused!(E2BIG, "the message is too long"),
+    row(
+        StartVm,
+        ENODEV,
+        DRIVEN,
+        "an earlier start failed",
+        |w| {
+            let vm = w.vm_with_memory();
+            vm.with(SET_DTB, &[NOWHERE, 4096]).unwrap();
+            vm.ioctl(START, 0).unwrap_err();
+            vm.with(SET_DTB, &[RAM, 4096]).unwrap();
+            vm.ioctl(START, 0)
+        },
+        Refused(|w| {
+            let (vm, _vcpu) = w.our_configured();
+            vm.set_dtb_config(NOWHERE, 4096).unwrap();
+            vm.start().unwrap_err();
+            w.mark();
+            vm.start()
+        }),
+    ),
+    row(
+        StartVm,
+        ENODEV,
+        DRIVEN,
+        "the VM has exited",
+        |w| {
+            let (vm, vcpu) = w.started();
+            vcpu.ioctl(RUN, 0).unwrap();
+            vm.ioctl(START, 0)
+        },
+        Same(|w| {
+            let (vm, mut vcpu) = w.our_started();
+            assert!(matches!(vcpu.run(), Ok(gunyah_ioctls::VcpuExit::Status(_))));
+            vm.start()
+        }),
+    )
+    .on(|host| host.guest(fake_gunyah::Guest::scripts([fake_gunyah::Script::new().exit(1, &[])]))),
+    row(
+        StartVm,
+        0,
+        DRIVEN,
+        "the VM runs already",
+        |w| w.started().0.ioctl(START, 0),
+        Same(|w| w.our_started().0.start()),
+    ),
+    never(StartVm, EINTR, DRIVEN, "a signal while it waits for the lock", LOCK_WAIT),
+];
