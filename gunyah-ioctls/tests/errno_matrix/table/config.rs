@@ -220,10 +220,18 @@ pub(crate) static ROWS: &[Row] = &[
         ENODEV,
         PINNED,
         "no such call, as one vendor's 6.1 kernel was said to answer",
-        "nobody has seen that kernel's source; the crate takes it as absent",
-    ),
-    never(SetBootContext, EINTR, PAGED, "a signal while it waits for the lock", LOCK_WAIT),
-    never(SetBootContext, ENOMEM, PAGED, "the register's entry", NO_MEMORY),
+        "nobody has seen that kernel's source",
+    )
+    .injected(
+        BOOT_CONTEXT,
+        // The crate asks once what there is; the fake answers ENODEV then.
+        Absent(|w| our_register(w, BootRegister::Pc, RAM)),
+    )
+    .first(),
+    never(SetBootContext, EINTR, PAGED, "a signal while it waits for the lock", LOCK_WAIT)
+        .injected(BOOT_CONTEXT, Same(|w| our_register(w, BootRegister::Pc, RAM))),
+    never(SetBootContext, ENOMEM, PAGED, "the register's entry", NO_MEMORY)
+        .injected(BOOT_CONTEXT, Same(|w| our_register(w, BootRegister::Pc, RAM))),
     row(SetAuthType, EFAULT, A16, "a null pointer", |w| w.vm().ioctl(SET_AUTH, 0), GOOD_POINTER),
     row(
         SetAuthType,
@@ -265,9 +273,12 @@ pub(crate) static ROWS: &[Row] = &[
         |w| w.vm().ioctl(SET_AUTH, 0),
         Absent(|w| our_auth(w, &AuthType::AndroidProtectedVm)),
     ),
-    never(SetAuthType, EOPNOTSUPP, A16, "no module for the type", "needs a kernel built without it"),
-    never(SetAuthType, ENOENT, A16, "no module for the type", "needs a kernel built without it"),
-    never(SetAuthType, ENOMEM, A16, "the argument's copy", NO_MEMORY),
+    never(SetAuthType, EOPNOTSUPP, A16, "no module for the type", "needs a kernel built without it")
+        .injected(SET_AUTH, Same(|w| our_auth(w, &AuthType::AndroidProtectedVm))),
+    never(SetAuthType, ENOENT, A16, "no module for the type", "needs a kernel built without it")
+        .injected(SET_AUTH, Same(|w| our_auth(w, &AuthType::AndroidProtectedVm))),
+    never(SetAuthType, ENOMEM, A16, "the argument's copy", NO_MEMORY)
+        .injected(SET_AUTH, Same(|w| our_auth(w, &AuthType::AndroidProtectedVm))),
     row(
         CheckExtension,
         0,

@@ -6,7 +6,7 @@ use gunyah_ioctls::causes::Operation::{AddIoeventfd, AddIrqfd, AddVcpu, RemoveFu
 use gunyah_ioctls::{IoEventMatch, Trigger};
 use libc::{EBADF, EEXIST, EFAULT, EINTR, EINVAL, EMFILE, ENFILE, ENODEV, ENOENT, ENOMEM, EOPNOTSUPP};
 
-use super::Ours::{self, Inexpressible, Refused, Same};
+use super::Ours::{self, Becomes, Inexpressible, Refused, Same};
 use super::{
     A16, DRIVEN, EARLY, GOOD_POINTER, LATE, LOCK_WAIT, NO_MEMORY, NOT_A16, Row, SYSTEM_FILES, never, row,
 };
@@ -88,7 +88,7 @@ fn our_second_vcpu(w: &World) -> Answer {
 
 /// What all functions have in common: a description with a bad size, a bad pointer, a bad kind.
 macro_rules! common {
-    ($operation:ident, $kind:expr, $size:literal) => {
+    ($operation:ident, $kind:expr, $size:literal, $ours:expr) => {
         &[
             row(
                 $operation,
@@ -123,14 +123,15 @@ macro_rules! common {
                 |w| w.vm().add(77, $size, &[0; 4]),
                 KIND,
             ),
-            never($operation, ENOMEM, DRIVEN, "the function's object", NO_MEMORY),
+            never($operation, ENOMEM, DRIVEN, "the function's object", NO_MEMORY).injected(ADD, Same($ours)),
         ]
     };
 }
 
-static OF_VCPU: &[Row] = common!(AddVcpu, VCPU, 4);
-static OF_IRQFD: &[Row] = common!(AddIrqfd, IRQFD, 16);
-static OF_IOEVENTFD: &[Row] = common!(AddIoeventfd, IOEVENTFD, 32);
+static OF_VCPU: &[Row] = common!(AddVcpu, VCPU, 4, |w| w.our_vm().add_vcpu(0).map(drop));
+static OF_IRQFD: &[Row] = common!(AddIrqfd, IRQFD, 16, |w| our_irqfd(w, w.event()));
+static OF_IOEVENTFD: &[Row] =
+    common!(AddIoeventfd, IOEVENTFD, 32, |w| our_ioeventfd(w, 0x1000, IoEventMatch::Any));
 
 const BY_VALUE: IoEventMatch = IoEventMatch::Value { width: 4, value: 7 };
 
@@ -167,8 +168,10 @@ static OTHERS: &[Row] = &[
             without_files(|| vm.add_vcpu(0).map(drop))
         }),
     ),
-    never(AddVcpu, ENFILE, DRIVEN, "the host has all the files it may have", SYSTEM_FILES),
-    never(AddVcpu, ENODEV, DRIVEN, "the VM is going away", "needs its last reference to go in that instant"),
+    never(AddVcpu, ENFILE, DRIVEN, "the host has all the files it may have", SYSTEM_FILES)
+        .injected(ADD, Same(|w| w.our_vm().add_vcpu(0).map(drop))),
+    never(AddVcpu, ENODEV, DRIVEN, "the VM is going away", "needs its last reference to go in that instant")
+        .injected(ADD, Same(|w| w.our_vm().add_vcpu(0).map(drop))),
     row(
         AddIrqfd,
         EINVAL,
@@ -324,7 +327,12 @@ static OTHERS: &[Row] = &[
         |w| w.vm().remove(VCPU, 4, &[0]),
         Same(removed_behind_our_back),
     ),
-    never(RemoveFunction, EINTR, DRIVEN, "a signal while it waits for the lock", LOCK_WAIT),
+    never(RemoveFunction, EINTR, DRIVEN, "a signal while it waits for the lock", LOCK_WAIT).injected(
+        REMOVE,
+        Becomes("another try", |w| {
+            w.our_vm().add_vcpu(0).unwrap().remove().map_err(|error| error.to_string())
+        }),
+    ),
 ];
 
 /// The crate removes what it has added only; somebody else was faster.

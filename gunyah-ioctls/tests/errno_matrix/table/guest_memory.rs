@@ -137,8 +137,10 @@ pub(crate) static ROWS: &[Row] = &[
         |w| w.device().ioctl(CREATE_GUEST_MEM, 0),
         Absent(|w| our_create(w, page(), false)),
     ),
-    never(CreateGuestMemory, ENFILE, M, "the host has all the files it may have", SYSTEM_FILES),
-    never(CreateGuestMemory, ENOMEM, M, "the file's object", NO_MEMORY),
+    never(CreateGuestMemory, ENFILE, M, "the host has all the files it may have", SYSTEM_FILES)
+        .injected(CREATE_GUEST_MEM, Same(|w| our_create(w, page(), false))),
+    never(CreateGuestMemory, ENOMEM, M, "the file's object", NO_MEMORY)
+        .injected(CREATE_GUEST_MEM, Same(|w| our_create(w, page(), false))),
     row(MapGuestMemory, EFAULT, M, "a null pointer", |w| w.vm().ioctl(MAP_MEM, 0), GOOD_POINTER),
     row(
         MapGuestMemory,
@@ -239,7 +241,8 @@ pub(crate) static ROWS: &[Row] = &[
         |w| w.vm().ioctl(MAP_MEM, 0),
         Absent(|w| our_create(w, page(), false)),
     ),
-    never(MapGuestMemory, ENOMEM, M, "the binding's object", NO_MEMORY),
+    never(MapGuestMemory, ENOMEM, M, "the binding's object", NO_MEMORY)
+        .injected(MAP_MEM, Same(|w| our_map(w, &piece(RAM, 0, page())))),
     row(
         MapGuestMemoryHere,
         EINVAL,
@@ -315,8 +318,10 @@ pub(crate) static ROWS: &[Row] = &[
             without_files(|| region.create_memory().map(drop))
         }),
     ),
-    never(CreateCmaMemory, ENFILE, A16, "the host has all the files it may have", SYSTEM_FILES),
-    never(CreateCmaMemory, ENOMEM, A16, "the file's object", NO_MEMORY),
+    never(CreateCmaMemory, ENFILE, A16, "the host has all the files it may have", SYSTEM_FILES)
+        .injected(CREATE_CMA, Same(|_| CmaRegion::open(CMA_NODE).unwrap().create_memory().map(drop))),
+    never(CreateCmaMemory, ENOMEM, A16, "the file's object", NO_MEMORY)
+        .injected(CREATE_CMA, Same(|_| CmaRegion::open(CMA_NODE).unwrap().create_memory().map(drop))),
     row(MapCmaMemory, EFAULT, A16, "a null pointer", |w| w.vm().ioctl(MAP_CMA, 0), GOOD_POINTER),
     row(
         MapCmaMemory,
@@ -381,7 +386,8 @@ pub(crate) static ROWS: &[Row] = &[
         Inexpressible("without the call there is no memory to pass"),
     ),
     never(MapCmaMemory, EOVERFLOW, A16, "the guest addresses wrap around", DEAD_CHECK),
-    never(MapCmaMemory, ENOMEM, A16, "the binding's object", NO_MEMORY),
+    never(MapCmaMemory, ENOMEM, A16, "the binding's object", NO_MEMORY)
+        .injected(MAP_CMA, Same(|w| our_cma(w, &cma_piece(RAM, 0, page())))),
     never(MapCmaMemoryHere, EBUSY, A16, "allocated already", NOT_INTERCEPTED),
     never(MapCmaMemoryHere, EINVAL, A16, "mapped already, or larger than the region", NOT_INTERCEPTED),
     never(MapCmaMemoryHere, ENOMEM, A16, "the region is full", NOT_INTERCEPTED),

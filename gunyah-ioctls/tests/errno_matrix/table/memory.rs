@@ -192,10 +192,13 @@ macro_rules! both {
                 Same(|w| ours(w, $lend, |_| {})),
             )
             .on(|host| host.memlock(2 * page())),
-            never($operation, ENOMEM, $early, "the list of pages", NO_MEMORY),
-            never($operation, ENOMEM, $touch, "the binding's object", NO_MEMORY),
+            never($operation, ENOMEM, $early, "the list of pages", NO_MEMORY)
+                .injected($call, Same(|w| ours(w, $lend, |_| {}))),
+            never($operation, ENOMEM, $touch, "the binding's object", NO_MEMORY)
+                .injected($call, Same(|w| ours(w, $lend, |_| {}))),
             never($operation, EOVERFLOW, OWNED, "the guest addresses wrap around", DEAD_CHECK),
-            never($operation, EINTR, $all, "a signal while it waits for the lock", LOCK_WAIT),
+            never($operation, EINTR, $all, "a signal while it waits for the lock", LOCK_WAIT)
+                .injected($call, Same(|w| ours(w, $lend, |_| {}))),
         ]
     };
 }
@@ -355,12 +358,18 @@ static OTHERS: &[Row] = &[
         TOUCH,
         "the page changed meanwhile",
         "needs a page that moves in that instant",
-    ),
-    never(ReclaimRegion, EBUSY, TOUCH, "the hypervisor is busy", HYPERVISOR),
-    never(ReclaimRegion, EACCES, TOUCH, "the hypervisor denies", HYPERVISOR),
-    never(ReclaimRegion, EIO, TOUCH, "the hypervisor fails", HYPERVISOR),
-    never(ReclaimRegion, EOPNOTSUPP, TOUCH, "the hypervisor has no such call", HYPERVISOR),
-    never(ReclaimRegion, ENOMEM, TOUCH, "the hypervisor has no memory left", HYPERVISOR),
+    )
+    .injected(RECLAIM, Same(|w| our_reclaim(w, RAM, page()))),
+    never(ReclaimRegion, EBUSY, TOUCH, "the hypervisor is busy", HYPERVISOR)
+        .injected(RECLAIM, Same(|w| our_reclaim(w, RAM, page()))),
+    never(ReclaimRegion, EACCES, TOUCH, "the hypervisor denies", HYPERVISOR)
+        .injected(RECLAIM, Same(|w| our_reclaim(w, RAM, page()))),
+    never(ReclaimRegion, EIO, TOUCH, "the hypervisor fails", HYPERVISOR)
+        .injected(RECLAIM, Same(|w| our_reclaim(w, RAM, page()))),
+    never(ReclaimRegion, EOPNOTSUPP, TOUCH, "the hypervisor has no such call", HYPERVISOR)
+        .injected(RECLAIM, Same(|w| our_reclaim(w, RAM, page()))),
+    never(ReclaimRegion, ENOMEM, TOUCH, "the hypervisor has no memory left", HYPERVISOR)
+        .injected(RECLAIM, Same(|w| our_reclaim(w, RAM, page()))),
 ];
 
 pub(crate) fn rows() -> impl Iterator<Item = &'static Row> {

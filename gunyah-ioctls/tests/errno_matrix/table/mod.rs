@@ -43,6 +43,9 @@ pub(crate) struct Row {
 pub(crate) enum How {
     /// On a fake kernel prepared by `host`: by raw calls, and through the crate.
     Provoked { host: fn(Builder) -> Builder, raw: fn(&World) -> Raw, ours: Ours },
+    /// The fake is told to fail the `nth` call with `request` so, since nothing makes it do so by itself for the reason
+    /// given: what the crate makes of it.
+    Injected { why: &'static str, request: u32, nth: u64, ours: Ours },
     /// Not at all, for this reason.
     Never(&'static str),
 }
@@ -88,6 +91,32 @@ impl Row {
     const fn on(mut self, host: fn(Builder) -> Builder) -> Self {
         if let How::Provoked { host: slot, .. } = &mut self.how {
             *slot = host;
+        }
+        self
+    }
+}
+
+impl Row {
+    /// Has the fake told to fail the first call with `request`, or the second where the crate asks once what there is.
+    const fn injected(mut self, request: u32, ours: Ours) -> Self {
+        use crate::world::{
+            BOOT_CONTEXT, CREATE_GUEST_MEM, LEND, MAP_CMA, MAP_MEM, RECLAIM, SET_AUTH, SET_FW, SET_USER_MEM,
+        };
+        if let How::Never(why) = self.how {
+            let nth = match request {
+                BOOT_CONTEXT | CREATE_GUEST_MEM | LEND | MAP_CMA | MAP_MEM | RECLAIM | SET_AUTH | SET_FW
+                | SET_USER_MEM => 2,
+                _ => 1,
+            };
+            self.how = How::Injected { why, request, nth, ours };
+        }
+        self
+    }
+
+    /// The first call after all.
+    const fn first(mut self) -> Self {
+        if let How::Injected { nth, .. } = &mut self.how {
+            *nth = 1;
         }
         self
     }

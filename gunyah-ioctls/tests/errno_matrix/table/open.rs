@@ -111,13 +111,22 @@ pub(crate) static ROWS: &[Row] = &[
             without_files(|| device.create_vm()).map(drop)
         }),
     ),
-    never(CreateVm, ENFILE, DRIVEN, "the host has all the files it may have", SYSTEM_FILES),
-    never(CreateVm, ENOMEM, DRIVEN, "the VM's object", NO_MEMORY),
-    never(CreateVm, ENODEV, EARLY, "no VM id left", RM),
-    never(CreateVm, EPERM, EARLY, "the Resource Manager denies", RM),
-    never(CreateVm, EBUSY, EARLY, "the Resource Manager is busy", RM),
-    never(CreateVm, EOPNOTSUPP, EARLY, "the Resource Manager has no such call", RM),
-    never(CreateVm, EBADMSG, EARLY, "the Resource Manager answers an unknown code", RM),
-    never(CreateVm, EIO, EARLY, "the message queue fails", RM),
-    never(CreateVm, E2BIG, EARLY, "a message that is too long", RM),
+    never(CreateVm, ENFILE, DRIVEN, "the host has all the files it may have", SYSTEM_FILES)
+        .injected(CREATE_VM, Same(|w| w.our_device().create_vm().map(drop))),
+    never(CreateVm, ENOMEM, DRIVEN, "the VM's object", NO_MEMORY)
+        .injected(CREATE_VM, Same(|w| w.our_device().create_vm().map(drop))),
+    never(CreateVm, ENODEV, EARLY, "no VM id left", RM)
+        .injected(CREATE_VM, Same(|w| w.our_device().create_vm().map(drop))),
+    never(CreateVm, EPERM, EARLY, "the Resource Manager denies", RM)
+        .injected(CREATE_VM, Same(|w| w.our_device().create_vm().map(drop))),
+    never(CreateVm, EBUSY, EARLY, "the Resource Manager is busy", RM)
+        .injected(CREATE_VM, Same(|w| w.our_device().create_vm().map(drop))),
+    never(CreateVm, EOPNOTSUPP, EARLY, "the Resource Manager has no such call", RM)
+        .injected(CREATE_VM, Same(|w| w.our_device().create_vm().map(drop))),
+    never(CreateVm, EBADMSG, EARLY, "the Resource Manager answers an unknown code", RM)
+        .injected(CREATE_VM, Same(|w| w.our_device().create_vm().map(drop))),
+    never(CreateVm, EIO, EARLY, "the message queue fails", RM)
+        .injected(CREATE_VM, Same(|w| w.our_device().create_vm().map(drop))),
+    never(CreateVm, E2BIG, EARLY, "a message that is too long", RM)
+        .injected(CREATE_VM, Same(|w| w.our_device().create_vm().map(drop))),
 ];

@@ -202,14 +202,21 @@ pub(crate) static ROWS: &[Row] = &[
         }),
     )
     .on(|host| host.guest(one_read())),
-    never(RunVcpu, EAGAIN, DRIVEN, "the hypervisor asks to try again", "the kernel does so itself"),
+    never(RunVcpu, EAGAIN, DRIVEN, "the hypervisor asks to try again", "the kernel does so itself").injected(
+        RUN,
+        Becomes("Interrupted", |w| {
+            let (_vm, mut vcpu) = w.our_started();
+            ends_in(vcpu.run(), |answer| matches!(answer, Ok(VcpuExit::Interrupted)))
+        }),
+    ),
     never(
         RunVcpu,
         EIO,
         DRIVEN,
         "an interrupt or queue error",
         "the hypervisor does not give it to this call",
-    ),
+    )
+    .injected(RUN, Same(our_run)),
     row(
         PageFault,
         ENOENT,

@@ -4,7 +4,7 @@ use fake_gunyah::Errno;
 use gunyah_ioctls::causes::Operation::StartVm;
 use libc::{E2BIG, EBADMSG, EBUSY, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, EOPNOTSUPP, EPERM};
 
-use super::Ours::{Refused, Same};
+use super::Ours::{Becomes, Refused, Same};
 use super::{Android14, Android14Early, DRIVEN, LENDING, LOCK_WAIT, PAGED, PINNED, Row, TOUCH, never, row};
 use crate::world::{Answer, NOWHERE, RAM, RUN, Raw, SET_DTB, SET_FW, START, World, page};
 
@@ -175,5 +175,14 @@ pub(crate) static ROWS: &[Row] = &[
         |w| w.started().0.ioctl(START, 0),
         Same(|w| w.our_started().0.start()),
     ),
-    never(StartVm, EINTR, DRIVEN, "a signal while it waits for the lock", LOCK_WAIT),
+    never(StartVm, EINTR, DRIVEN, "a signal while it waits for the lock", LOCK_WAIT).injected(
+        START,
+        Becomes("EINTR, and another try", |w| {
+            let (vm, _vcpu) = w.our_configured();
+            match vm.start() {
+                Err(error) if error.errno() == Some(EINTR) => vm.start().map_err(|error| error.to_string()),
+                other => Err(format!("{other:?}")),
+            }
+        }),
+    ),
 ];
