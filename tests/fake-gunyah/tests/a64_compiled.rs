@@ -3,6 +3,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 mod a64_support;
+#[path = "../../guests/compiled/rust/src/work.rs"]
+mod work;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,14 +28,15 @@ fn image(name: &str) -> Vec<u8> {
 /// Runs a guest of one vCPU and gives what it printed.
 fn run(name: &str) -> String {
     let mut vm = Vm::new(&image(name), 1);
-    let mut output = String::new();
+    let mut output = Vec::new();
     vm.run_to_end(|_, access| match access {
         Access::Write { addr: 0x1000_0000, len: 1, value } => {
-            output.push(char::from(value as u8));
+            output.push(value as u8);
             0
         }
         other => panic!("{name}: no device there: {other:x?}"),
     });
+    let output = String::from_utf8(output).unwrap();
     assert_eq!(vm.machine.faults(), [""; 0], "{name} printed {output}");
     assert_eq!(vm.exits(), [(1, vec![0; 4])], "{name} printed {output}");
     output
@@ -44,6 +47,16 @@ fn c_gives_the_same_results_at_every_optimization() {
     let expected = std::fs::read_to_string(guests().join("checks.txt")).unwrap();
     assert!(expected.ends_with("done\n"));
     for name in ["checks-O0.bin", "checks-O2.bin", "checks-Os.bin", "checks-O3-lse.bin"] {
+        assert_eq!(run(name), expected, "{name}");
+    }
+}
+
+#[test]
+fn rust_gives_the_same_results_as_here() {
+    let mut expected = String::new();
+    work::work(&mut expected).unwrap();
+    assert!(expected.ends_with("done\n"));
+    for name in ["rust-O0.bin", "rust-O3.bin"] {
         assert_eq!(run(name), expected, "{name}");
     }
 }
