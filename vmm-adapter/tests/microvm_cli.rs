@@ -23,6 +23,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use common::Tree;
+use fake_gunyah::{Errno, Fake, Flavour, Guest, Script};
 
 /// The example's binary. `cargo test` builds it beside this test; MICROVM names another.
 fn microvm() -> PathBuf {
@@ -308,6 +309,69 @@ fn the_protected_kind_is_refused_where_there_is_none() {
     if !Path::new("/dev/gunyah").exists() {
         fails(&["--protected"], &["does not offer memory that the host cannot reach"]);
     }
+}
+
+/// Runs microvm, in its process, on a fake kernel in this one.
+fn on_fake(fake: &Fake, arguments: &[&str]) -> Output {
+    fake.run(|_| run(&[&["--device", "/dev/gunyah"], arguments].concat())).unwrap()
+}
+
+#[test]
+fn one_program_runs_on_every_flavour() {
+    for flavour in [
+        Flavour::V11,
+        Flavour::Android14Early,
+        Flavour::Android14,
+        Flavour::Android15,
+        Flavour::Android16,
+        Flavour::V17,
+    ] {
+        let fake = Fake::builder().flavour(flavour).guest(Guest::code()).build().unwrap();
+        let output = on_fake(&fake, &["--cpus", "2"]);
+        assert_eq!(output.status.code(), Some(0), "{flavour}: {}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("test device: 8 passed, 0 failed"), "{flavour}");
+        let protected = on_fake(&fake, &["--protected"]);
+        let want = if flavour == Flavour::V11 { 1 } else { 0 };
+        assert_eq!(protected.status.code(), Some(want), "{flavour}: {}", text(&protected.stderr));
+    }
+    let vendor = Fake::builder().flavour(Flavour::Vendor).build().unwrap();
+    let output = on_fake(&vendor, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("0xB2"), "{}", text(&output.stderr));
+}
+
+/// A kernel that answers nonsense, or refuses: one line, and an exit code that is not the guest's.
+#[test]
+fn a_kernel_that_cannot_be_right() {
+    let nonsense = Script::new().mmio_read(0x1000, 200);
+    let fake = Fake::builder().guest(Guest::scripts([nonsense])).build().unwrap();
+    let output = on_fake(&fake, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let complaint = text(&output.stderr);
+    assert!(complaint.contains("vCPU 0: run failed") && complaint.contains("0xc8"), "{complaint}");
+
+    let fake = Fake::builder().guest(Guest::code()).start_fails(Errno::ENODEV).build().unwrap();
+    let output = on_fake(&fake, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let complaint = text(&output.stderr);
+    assert!(complaint.contains("VM_START") && complaint.contains("No such device"), "{complaint}");
+
+    let limited =
+        Fake::builder().flavour(Flavour::Android14).memlock(1 << 20).guest(Guest::code()).build().unwrap();
+    let output = on_fake(&limited, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("Cannot allocate memory"), "{}", text(&output.stderr));
+
+    // A guest that powers off without the checks has not done its work.
+    let idle = Script::new().exit(1, &[0; 4]);
+    let fake = Fake::builder().guest(Guest::scripts([idle])).build().unwrap();
+    let output = on_fake(&fake, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("0 checks passed and 0 failed, 8 and 0"),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 /// Microvm on a terminal.
