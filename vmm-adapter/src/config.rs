@@ -13,6 +13,12 @@ pub enum VmKind {
     Plain,
     /// The host loses the guest's private memory at the start ([`Feature::PrivateMemory`](crate::Feature)).
     Protected,
+    /// What the host is most sure to run: [`VmKind::Protected`] where memory can be lent, [`VmKind::Plain`] elsewhere.
+    ///
+    /// Decided when the VM is made; [`Vm::config`](crate::Vm::config) then tells which. On Gunyah a host that can lend
+    /// often runs no plain VM: production Resource Managers refuse a shared image at the start (ENODEV), and users of
+    /// android14 phones report the same.
+    Any,
     /// As [`VmKind::Protected`], and a firmware image in guest memory runs first
     /// ([`Feature::Firmware`](crate::Feature)).
     ProtectedFirmware {
@@ -24,9 +30,9 @@ pub enum VmKind {
 }
 
 impl VmKind {
-    /// Whether the host loses private memory.
+    /// Whether the host loses private memory. No for [`VmKind::Any`], which is none yet.
     pub fn is_protected(&self) -> bool {
-        !matches!(self, Self::Plain)
+        !matches!(self, Self::Plain | Self::Any)
     }
 }
 

@@ -42,9 +42,13 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH")]
     pub(crate) device: Option<PathBuf>,
 
-    /// Lend the guest its memory, so that the host cannot reach it. The default where the host has no other VMs
+    /// Lend the guest its memory, so that the host cannot reach it. The default where the host can
     #[arg(long)]
     pub(crate) protected: bool,
+
+    /// Share the guest's memory with the host. Many hosts that can lend refuse such a VM at the start
+    #[arg(long, conflicts_with = "protected")]
+    pub(crate) plain: bool,
 }
 
 const AFTER_HELP: &str = "\

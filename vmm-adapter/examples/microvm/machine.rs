@@ -6,9 +6,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use vm_memory::GuestAddress;
 use vmm_adapter::fdt::{self, GuestTree, Value};
-use vmm_adapter::{
-    BootContext, Feature, Hypervisor, IoHandler, MemoryRegion, Sharing, Vcpu, Vm, VmConfig, VmKind,
-};
+use vmm_adapter::{BootContext, Hypervisor, IoHandler, MemoryRegion, Sharing, Vcpu, Vm, VmConfig, VmKind};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::bus::Bus;
@@ -69,19 +67,15 @@ pub(crate) fn run(hypervisor: &dyn Hypervisor, options: &Options) -> Result<Outc
     }
 }
 
-/// A plain VM, or a protected one where it was asked for or the host has no other.
+/// The kind of VM that was asked for, or what the host is most sure to run.
 fn create_vm(hypervisor: &dyn Hypervisor, options: &Options) -> Result<Arc<dyn Vm>> {
-    let config = VmConfig::new(options.cpus).with_irq_line(layout::SERIAL_IRQ);
-    if options.protected {
-        return Ok(hypervisor.create_vm(&config.with_kind(VmKind::Protected))?);
-    }
-    match hypervisor.create_vm(&config) {
-        Err(vmm_adapter::Error::Unsupported { feature: Feature::PlainVm, .. }) => {
-            eprintln!("microvm: this host has protected VMs only: the guest's memory is lent to it");
-            Ok(hypervisor.create_vm(&config.with_kind(VmKind::Protected))?)
-        }
-        other => Ok(other?),
-    }
+    let kind = match (options.protected, options.plain) {
+        (true, _) => VmKind::Protected,
+        (_, true) => VmKind::Plain,
+        _ => VmKind::Any,
+    };
+    let config = VmConfig::new(options.cpus).with_irq_line(layout::SERIAL_IRQ).with_kind(kind);
+    Ok(hypervisor.create_vm(&config)?)
 }
 
 /// Puts kernel, RAM disk and tree into memory.

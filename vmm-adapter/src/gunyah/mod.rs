@@ -10,6 +10,8 @@
 //! | [`Firmware`](Feature::Firmware) | no | yes | yes | yes | no |
 //! | [`BootContext`](Feature::BootContext), [`MmioFault`](Feature::MmioFault) | no | no | yes | yes | yes |
 //!
+//! android14's plain VMs depend on its Resource Manager: [`VmKind::Any`] is the safe choice.
+//!
 //! No flavour has registers, dirty-page tracking, memory that comes back, or a reset in place.
 
 mod error;
@@ -86,12 +88,18 @@ impl Hypervisor for Gunyah {
         config.check()?;
         let fd = self.device.create_vm().map_err(error::backend("create_vm"))?;
         let capabilities = capabilities(fd.features(), config);
+        let mut config = config.clone();
+        if config.kind == VmKind::Any {
+            // On the VM that will be used: one made only to ask would leak on early android14 kernels.
+            let lends = capabilities.has(Feature::PrivateMemory);
+            config.kind = if lends { VmKind::Protected } else { VmKind::Plain };
+        }
         match config.kind {
-            VmKind::Plain => capabilities.require(Feature::PlainVm)?,
+            VmKind::Any | VmKind::Plain => capabilities.require(Feature::PlainVm)?,
             VmKind::Protected => capabilities.require(Feature::PrivateMemory)?,
             VmKind::ProtectedFirmware { .. } => capabilities.require(Feature::Firmware)?,
         }
-        Ok(Arc::new(vm::GunyahVm::new(Arc::clone(&self.device), fd, config.clone(), capabilities)))
+        Ok(Arc::new(vm::GunyahVm::new(Arc::clone(&self.device), fd, config, capabilities)))
     }
 }
 
@@ -99,11 +107,11 @@ impl Hypervisor for Gunyah {
 fn capabilities(host: &gunyah_ioctls::Features, config: &VmConfig) -> Capabilities {
     use gunyah_ioctls::Feature as Host;
     let user_memory = host.has(Host::UserMemory);
-    // android15 takes shared memory, and then no instruction can be fetched from it.
-    let android15 =
-        user_memory && host.has(Host::BootContext) && !host.has(Host::Cma) && !host.has(Host::GuestMemory);
+    // android15 takes shared memory, and then no instruction can be fetched from it. A v17 host that takes user memory
+    // too was seen: whether its Resource Manager starts a shared image depends on how it was built, so it is no promise.
+    let shared_code = user_memory && (!host.has(Host::BootContext) || host.has(Host::Cma));
     let offered = [
-        (Feature::PlainVm, user_memory && !android15),
+        (Feature::PlainVm, shared_code),
         (Feature::ReadOnlyMemory, true),
         (Feature::OwnMemory, user_memory),
         (Feature::PrivateMemory, host.has(Host::Lend) || host.has(Host::GuestMemory)),

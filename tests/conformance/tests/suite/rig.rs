@@ -25,14 +25,12 @@ pub fn boot() -> BootContext {
     BootContext { entry: GuestAddress(RAM), fdt: GuestAddress(TREE), fdt_size: TREE_SIZE }
 }
 
-/// A VM of the kind that the host has: plain, or protected where there are no others.
+/// A VM of the kind that the host is most sure to run.
 pub fn create_vm(hypervisor: &dyn Hypervisor, config: VmConfig) -> Arc<dyn Vm> {
-    match hypervisor.create_vm(&config) {
-        Err(vmm_adapter::Error::Unsupported { feature: Feature::PlainVm, .. }) => {
-            hypervisor.create_vm(&config.with_kind(VmKind::Protected)).unwrap()
-        }
-        other => other.unwrap(),
-    }
+    let vm = hypervisor.create_vm(&config.with_kind(VmKind::Any)).unwrap();
+    let lends = vm.capabilities().has(Feature::PrivateMemory);
+    assert_eq!(vm.config().kind, if lends { VmKind::Protected } else { VmKind::Plain });
+    vm
 }
 
 /// The main region as the VM wants it.

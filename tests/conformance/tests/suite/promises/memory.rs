@@ -77,6 +77,26 @@ pub fn read_only_memory_is_not_written(hypervisor: &dyn Hypervisor, _: &Probe) {
     assert_eq!(u32::from_le_bytes(back), 0x600d);
 }
 
+pub fn a_plain_vm_shares_its_memory(hypervisor: &dyn Hypervisor, _: &Probe) {
+    const SLOT: u64 = RAM + 0x8000;
+    let vm = match hypervisor.create_vm(&VmConfig::new(1).with_kind(VmKind::Plain)) {
+        Err(Error::Unsupported { feature: Feature::PlainVm, .. }) => return,
+        other => other.unwrap(),
+    };
+    assert!(vm.capabilities().has(Feature::PlainVm));
+    let ram = rig::give_ram(&*vm);
+    assert_eq!(ram.sharing(), Sharing::Shared);
+    let mut program = Program::new();
+    program.store_at(Width::Word, SLOT, 0x0123_4567).power_off();
+    ram.write(GuestAddress(RAM), &program.bytes()).unwrap();
+    let vcpu = vm.create_vcpu(0).unwrap();
+    let mut rig = Rig { vm, ram, vcpus: vec![vcpu] }.start();
+    assert!(matches!(rig.vcpus[0].run(&mailbox()), Ok(VcpuExit::PowerOff(_))));
+    let mut back = [0; 4];
+    rig.ram.read(GuestAddress(SLOT), &mut back).unwrap();
+    assert_eq!(u32::from_le_bytes(back), 0x0123_4567);
+}
+
 pub fn private_memory_is_out_of_reach(hypervisor: &dyn Hypervisor, _: &Probe) {
     let config = VmConfig::new(1).with_kind(VmKind::Protected);
     let vm = match hypervisor.create_vm(&config) {

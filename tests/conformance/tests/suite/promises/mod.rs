@@ -49,6 +49,7 @@ pub const ALL: &[Promise] = promises![
     memory::regions_must_fit,
     memory::memory_is_what_host_and_guest_see,
     memory::read_only_memory_is_not_written,
+    memory::a_plain_vm_shares_its_memory,
     memory::private_memory_is_out_of_reach,
     teardown::nothing_is_left,
     teardown::vcpus_may_outlive_the_vm,
