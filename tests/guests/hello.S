@@ -22,7 +22,10 @@
         .equ    PSCI_CPU_ON,            0xc4000003
         .equ    PSCI_SYSTEM_OFF,        0x84000008
         .equ    PSCI_SYSTEM_RESET,      0x84000009
+        // What CPU_ON may answer for a CPU that is not there.
         .equ    PSCI_INVALID_PARAMS,    -2
+        .equ    PSCI_NOT_PRESENT,       -7
+        .equ    PSCI_DISABLED,          -8
 
         // How often CPU 0 looks for CPU 1's sign of life before it gives up.
         .equ    PATIENCE,       0x10000000
@@ -137,6 +140,10 @@ start_cpu1:
         mov     x3, xzr
         psci    PSCI_CPU_ON
         cmp     w0, #PSCI_INVALID_PARAMS        // an int32: nothing is said about the upper half
+        b.eq    only_one
+        cmp     w0, #PSCI_NOT_PRESENT
+        b.eq    only_one
+        cmp     w0, #PSCI_DISABLED
         b.eq    only_one
         cbnz    w0, cpu1_refused
 
