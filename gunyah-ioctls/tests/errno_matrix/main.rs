@@ -95,12 +95,11 @@ fn check_ours(
         }
         Ours::Refused(act) | Ours::Absent(act) => {
             let (answer, calls) = on(flavour, host, |world| (act(world), world.calls_since_mark()));
-            let expected = match (&answer, ours) {
-                (
-                    Err(Error::InvalidArgument { .. } | Error::WrongPhase { .. } | Error::VmUnusable { .. }),
-                    Ours::Refused(_),
-                ) => true,
-                (Err(Error::NotInAbi { .. }), Ours::Absent(_)) => true,
+            let expected = match &answer {
+                Err(Error::NotInAbi { .. }) => matches!(ours, Ours::Absent(_)),
+                Err(Error::InvalidArgument { .. } | Error::WrongPhase { .. } | Error::VmUnusable { .. }) => {
+                    matches!(ours, Ours::Refused(_))
+                }
                 _ => false,
             };
             if !expected {

@@ -24,7 +24,7 @@ fn forbidden<T>(body: impl FnOnce(&str) -> T) -> T {
     use std::os::unix::fs::PermissionsExt;
     let path = std::env::temp_dir().join(format!("gunyah-forbidden-{}", std::process::id()));
     std::fs::write(&path, "").unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o0)).unwrap();
     // SAFETY: the ids of this thread for files only; root loses its powers over them, others lose nothing.
     let before = unsafe { libc::syscall(libc::SYS_setfsuid, 65534) };
     let answer = body(path.to_str().unwrap());
