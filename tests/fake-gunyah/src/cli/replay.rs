@@ -73,7 +73,7 @@ impl ReplayArgs {
             eprintln!("fake-gunyah: the program differs from the recording\n{divergence}");
         }
         if report.reordered > 0 {
-            eprintln!("fake-gunyah: {} calls were answered before their recorded turn", report.reordered);
+            eprintln!("fake-gunyah: calls answered before their recorded turn: {}", report.reordered);
         }
         if !report.divergences.is_empty() {
             return Ok(DIFFERS);

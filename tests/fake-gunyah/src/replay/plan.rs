@@ -43,7 +43,7 @@ impl Step {
 enum State {
     /// Not asked yet.
     Open,
-    /// Not asked yet, and nobody waits for it: its thread has gone on to something later.
+    /// Not asked yet, and nobody waits for it: it may never come.
     Passed,
     /// Asked, not answered yet.
     Claimed,
@@ -155,6 +155,13 @@ impl Plan {
             }
             by_object.entry(event.obj).or_default().steps.push(steps.len());
             steps.push(Step { line, event, expected, state: State::Open });
+        }
+        // A vCPU's last RUN may be cut off, by a kick or by the process's end.
+        let mut seen = HashSet::new();
+        for step in steps.iter_mut().rev() {
+            if step.event.op == RUN && seen.insert(step.event.obj) {
+                step.state = State::Passed;
+            }
         }
         Self { steps, by_object, done_before: 0, absent: HashSet::new(), sizes }
     }
