@@ -1,42 +1,42 @@
 //! The driver: one file per idea, named after the real one's, so that the two can be read side by side.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use gunyah_bindings::{android, v11, v17, vendor};
-
 use crate::errno::Errno;
-use crate::fake::fault::{Effect, Faults};
+use crate::fake::fault::Faults;
 use crate::flavour::{Differences, Flavour};
-use crate::transport::call::{Call, Delivered, Reply};
+use crate::transport::call::Reply;
 use crate::transport::files::Files;
 use crate::transport::sys::{self, FileId};
 
+mod attention;
 mod boot;
 mod completion;
 mod device;
+mod dispatch;
 mod function;
 pub(crate) mod guest;
 mod guest_memfd;
 mod ioeventfd;
 mod irqfd;
+mod object;
 pub(crate) mod observer;
 mod ticket;
 pub(crate) mod uapi;
 mod vcpu;
+mod vcpu_exit;
 pub(crate) mod vm_mgr;
 mod vm_mgr_mm;
 
 use guest::Guests;
-use guest_memfd::GuestMem;
 use irqfd::Irqfd;
+use object::{Kind, Object};
 use observer::{Exit, Observer, Target};
-use vcpu::Vcpu;
 use vm_mgr::Vm;
-use vm_mgr_mm::Transfer;
 
 /// What a call answers, and what to do if the caller never hears it.
 pub(crate) struct Answer {
@@ -57,71 +57,6 @@ enum Undo {
     Do(Box<dyn FnOnce() + Send>),
     /// `RUN` takes nothing back: an exit that nobody heard of is what happens on real hosts, too.
     Run(Option<Exit>),
-}
-
-/// What a file descriptor of ours stands for.
-pub(crate) struct Object {
-    kind: Kind,
-    /// The file itself, and the calls in progress on it.
-    users: Mutex<u32>,
-}
-
-enum Kind {
-    Device,
-    Vm(Arc<Vm>),
-    Vcpu(Arc<Vcpu>),
-    GuestMem(GuestMem),
-    /// The node of a region of contiguous memory, with its size.
-    CmaNode(u64),
-    /// A VM of the vendors' interface, which nothing here can boot.
-    VendorVm,
-}
-
-impl Object {
-    fn new(kind: Kind) -> Self {
-        Self { kind, users: Mutex::new(1) }
-    }
-    fn vm(vm: &Arc<Vm>) -> Self {
-        Self::new(Kind::Vm(Arc::clone(vm)))
-    }
-    fn vcpu(vcpu: &Arc<Vcpu>) -> Self {
-        Self::new(Kind::Vcpu(Arc::clone(vcpu)))
-    }
-
-    fn target(&self) -> Target {
-        match &self.kind {
-            Kind::Device => Target::Device,
-            Kind::Vm(vm) => Target::Vm(vm.number),
-            Kind::Vcpu(vcpu) => Target::Vcpu(vcpu.vm.number, vcpu.label),
-            Kind::GuestMem(memory) => Target::Memory(memory.number),
-            Kind::CmaNode(_) => Target::Device,
-            Kind::VendorVm => Target::Vm(0),
-        }
-    }
-
-    /// A call on the file begins.
-    fn get(&self) -> bool {
-        let mut users = lock(&self.users);
-        if *users > 0 {
-            *users += 1;
-        }
-        *users > 0
-    }
-
-    /// A call has ended, or the file was closed for the last time. With the last user the file is released.
-    fn put(&self) {
-        let mut users = lock(&self.users);
-        *users = users.saturating_sub(1);
-        if *users > 0 {
-            return;
-        }
-        drop(users);
-        match &self.kind {
-            Kind::Device | Kind::GuestMem(_) | Kind::CmaNode(_) | Kind::VendorVm => {}
-            Kind::Vm(vm) => vm.put(),
-            Kind::Vcpu(vcpu) => vcpu.vm.put(),
-        }
-    }
 }
 
 /// What the hypervisor can do.
@@ -294,163 +229,5 @@ impl Kernel {
                 irqfd.signalled();
             }
         }
-    }
-
-    /// Serves one system call.
-    pub(crate) fn system_call(self: &Arc<Self>, call: &Call<'_>) {
-        let args = call.notif.args;
-        let nr = libc::c_long::from(call.notif.nr);
-        let open = |dirfd: RawFd, path, flags| {
-            let open = device::Open { dirfd, path, flags };
-            let answer = self.open(call, &open);
-            self.finish(call, Target::Device, answer);
-        };
-        match nr {
-            libc::SYS_ioctl => self.ioctl(call),
-            libc::SYS_openat => open(args[0] as RawFd, args[1], args[2]),
-            libc::SYS_openat2 => {
-                let how = call.caller.read_array::<8>(args[2]).map_or(0, u64::from_le_bytes);
-                let mask = (libc::O_ACCMODE | libc::O_PATH | libc::O_DIRECTORY) as u64;
-                if how & mask == libc::O_RDWR as u64 {
-                    open(args[0] as RawFd, args[1], how);
-                } else {
-                    call.reply(Reply::Continue);
-                }
-            }
-            #[cfg(target_arch = "x86_64")]
-            libc::SYS_open => open(libc::AT_FDCWD, args[0], args[1]),
-            _ => {
-                call.reply(Reply::Continue);
-            }
-        }
-    }
-
-    fn ioctl(self: &Arc<Self>, call: &Call<'_>) {
-        let fd = call.notif.args[0] as RawFd;
-        let object = call.caller.file_id(fd).ok().and_then(|id| self.object(id));
-        let object = object.filter(|object| object.get());
-        let Some(object) = object else {
-            call.reply(Reply::Continue);
-            return;
-        };
-        self.observer.begin(call);
-        let faults = self.faults.due(call.notif.args[1] as u32);
-        let failure = faults.iter().find_map(|effect| before(&object, call, effect));
-        let answer = failure.map_or_else(|| self.dispatch(&object, call), Err);
-        faults.iter().for_each(|effect| after(&object, effect));
-        self.finish(call, object.target(), Some(answer));
-        object.put();
-    }
-
-    /// Which call it is. What this kernel does not have is answered as an unknown one.
-    fn dispatch(self: &Arc<Self>, object: &Object, call: &Call<'_>) -> Result<Answer, Errno> {
-        let [_, request, arg, ..] = call.notif.args;
-        let request = request as u32;
-        let have = &self.differences;
-        match &object.kind {
-            Kind::Device => match request {
-                v11::GH_CREATE_VM if have.gunyah => self.create_vm(call, arg),
-                v17::GUNYAH_CREATE_GUEST_MEM if have.guest_memory => self.create_guest_mem(call, arg),
-                android::GUNYAH_ANDROID_TENTATIVE if have.tentative => Ok(Answer::value(0)),
-                vendor::GH_VENDOR_CREATE_VM if !have.gunyah => self.create_vendor_vm(),
-                _ => Err(have.absent),
-            },
-            Kind::Vm(vm) => match request {
-                v11::GH_VM_SET_USER_MEM_REGION if have.user_memory => {
-                    vm.set_user_memory(call, arg, Transfer::Share)
-                }
-                android::GUNYAH_VM_ANDROID_LEND_USER_MEM if have.lend => {
-                    vm.set_user_memory(call, arg, Transfer::Lend)
-                }
-                android::GUNYAH_VM_ANDROID_SET_FW_CONFIG if have.firmware => vm.set_fw_config(call, arg),
-                android::GUNYAH_VM_ANDROID_RECLAIM_REGION if have.reclaim => vm.reclaim(call, arg),
-                android::GUNYAH_VM_ANDROID_MAP_CMA_MEM if have.cma => vm.map_cma_mem(call, arg),
-                android::GUNYAH_VM_ANDROID_SET_AUTH_TYPE if have.auth_type => vm.set_auth_type(call, arg),
-                android::GUNYAH_VM_ANDROID_CHECK_EXTENSION if have.check_extension => {
-                    Ok(Vm::check_extension(arg))
-                }
-                v17::GUNYAH_VM_MAP_MEM if have.guest_memory => vm.map_mem(call, arg),
-                v17::GUNYAH_VM_SET_BOOT_CONTEXT if have.boot_context => vm.set_boot_context(call, arg),
-                v17::GUNYAH_VM_SET_DTB_CONFIG => vm.set_dtb_config(call, arg),
-                v11::GH_VM_START => vm.start(call),
-                v11::GH_VM_ADD_FUNCTION => vm.add_function(call, arg),
-                v11::GH_VM_REMOVE_FUNCTION => vm.remove_function(call, arg),
-                _ => Err(have.absent),
-            },
-            Kind::Vcpu(vcpu) => match request {
-                v11::GH_VCPU_RUN => vcpu.run(call),
-                v11::GH_VCPU_MMAP_SIZE => Ok(Answer::value(sys::page_size() as i64)),
-                _ => Err(have.absent_on_vcpu),
-            },
-            Kind::CmaNode(size) => match request {
-                android::GUNYAH_ANDROID_CREATE_CMA_MEM_FD => self.create_cma_mem(*size),
-                _ => Err(Errno::ENOTTY),
-            },
-            Kind::GuestMem(_) => Err(Errno::ENOTTY),
-            Kind::VendorVm => match request {
-                // There is no image of any name here.
-                vendor::GH_VM_SET_FW_NAME => call.caller.read_array::<16>(arg).and(Err(Errno::EINVAL)),
-                _ => Err(Errno::EINVAL),
-            },
-        }
-    }
-
-    /// Answers a call, and takes back what it did if nobody hears the answer.
-    fn finish(&self, call: &Call<'_>, target: Target, answer: Option<Result<Answer, Errno>>) {
-        let (reply, undo) = match answer {
-            None => (Reply::Continue, Undo::None),
-            Some(Ok(answer)) => (answer.reply, answer.undo),
-            Some(Err(errno)) => (Reply::Error(errno), Undo::None),
-        };
-        let ours = !matches!(reply, Reply::Continue);
-        let installs = matches!(reply, Reply::Fd { .. });
-        let delivered = call.reply(reply);
-        let failed = match delivered {
-            Delivered::Yes(value) => installs && value < 0,
-            Delivered::Interrupted | Delivered::Gone => true,
-        };
-        let exit = match undo {
-            Undo::Run(exit) => {
-                if failed && exit.is_some() {
-                    self.observer.exit_lost();
-                }
-                exit
-            }
-            Undo::Do(take_back) => {
-                if failed {
-                    take_back();
-                }
-                None
-            }
-            Undo::None => None,
-        };
-        if ours {
-            self.observer.end(call, target, delivered, exit);
-        }
-    }
-}
-
-/// What a fault does before the driver sees the call: perhaps it never does.
-fn before(object: &Object, call: &Call<'_>, effect: &Effect) -> Option<Errno> {
-    match effect {
-        Effect::Fail(errno) => return Some(*errno),
-        Effect::Delay(by) => {
-            call.may_sleep();
-            std::thread::sleep(*by);
-        }
-        Effect::VmExit(exit_type, reason) => match &object.kind {
-            Kind::Vm(vm) => vm.die(*exit_type, reason),
-            Kind::Vcpu(vcpu) => vcpu.vm.die(*exit_type, reason),
-            _ => {}
-        },
-        Effect::Page(..) => {}
-    }
-    None
-}
-
-/// What a fault does when the driver is done.
-fn after(object: &Object, effect: &Effect) {
-    if let (Kind::Vcpu(vcpu), Effect::Page(offset, bytes)) = (&object.kind, effect) {
-        vcpu.scribble(*offset, bytes);
     }
 }

@@ -8,16 +8,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use gunyah_bindings::{android, v11};
+use gunyah_bindings::v11;
 
+use super::attention::Attention;
 use super::completion::{Completion, RunLock};
 use super::observer::Exit;
 use super::ticket::Ticket;
 use super::uapi::{Arg, run};
-use super::vm_mgr::{ExitInfo, Vm, status};
+use super::vcpu_exit::RESUME_FAULT;
+use super::vm_mgr::{Vm, status};
 use super::{Answer, Object, Undo};
 use crate::errno::Errno;
-use crate::flavour::{ResumeActions, UnknownState};
+use crate::flavour::UnknownState;
 use crate::hyp::{HypError, VcpuEngine, VcpuRunResp, state as hyp};
 use crate::transport::call::{Call, Reply};
 use crate::transport::page::SharedPage;
@@ -31,7 +33,7 @@ const TICK: Duration = Duration::from_millis(1);
 
 /// Why the last `RUN` came back. The page is never asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// It has not run yet.
     Unknown,
     /// Nothing is owed to the hypervisor.
@@ -45,10 +47,10 @@ enum State {
 }
 
 /// What `run_lock` protects.
-struct Inner {
-    state: State,
-    mmio_read_len: u64,
-    mmio_addr: u64,
+pub(super) struct Inner {
+    pub(super) state: State,
+    pub(super) mmio_read_len: u64,
+    pub(super) mmio_addr: u64,
     attention: Attention,
     /// The hypervisor's vCPU, from start on.
     rsc: Option<Box<dyn VcpuEngine>>,
@@ -60,21 +62,16 @@ pub(crate) struct Vcpu {
     pub(crate) vm: Arc<Vm>,
     /// The function exists. The file outlives it.
     bound: AtomicBool,
-    page: SharedPage,
+    pub(super) page: SharedPage,
     ready: Arc<Completion>,
     run_lock: RunLock,
     inner: Mutex<Inner>,
 }
 
-/// What the hypervisor is told when it resumes the vCPU.
-const RESUME_EMULATE: u64 = 0;
-const RESUME_RETRY: u64 = 1;
-const RESUME_FAULT: u64 = 2;
-
 /// What one `RUN` did, for the log and the counters.
 #[derive(Default)]
-struct Progress {
-    exit: Option<Exit>,
+pub(super) struct Progress {
+    pub(super) exit: Option<Exit>,
     /// An answer has been taken from the page and no hypercall has carried it on.
     answer_in_hand: bool,
 }
@@ -188,92 +185,8 @@ impl Vcpu {
         false
     }
 
-    fn exit(&self, reason: u32) {
+    pub(super) fn exit(&self, reason: u32) {
         self.page.write(run::EXIT_REASON, &reason.to_le_bytes());
-    }
-
-    /// An access that the hypervisor could not serve. True: served here, the vCPU runs on.
-    fn handle_mmio(&self, inner: &mut Inner, progress: &mut Progress, resp: &VcpuRunResp) -> bool {
-        let [addr, len, data] = resp.data;
-        let differences = &self.vm.kernel().differences;
-        if differences.demand_paging {
-            // The access that this asks for is what the page's byte says, which user space may have written.
-            let write = self.page.byte(run::MMIO_IS_WRITE) != 0;
-            if matches!(self.vm.demand_page(addr, write), Ok(()) | Err(Errno::EAGAIN)) {
-                return true;
-            }
-        }
-        let len = if differences.answer_clamped { len.min(8) } else { len };
-        let is_write = resp.state == hyp::MMIO_WRITE;
-        if is_write {
-            if self.vm.mmio_write(addr, len, data) {
-                return true;
-            }
-            let shown = usize::try_from(len).unwrap_or(8).min(8);
-            self.page.write(run::MMIO_DATA, data.to_le_bytes().get(..shown).unwrap_or_default());
-        } else {
-            inner.state = State::MmioRead;
-            inner.mmio_read_len = len;
-        }
-        self.page.write(run::MMIO_IS_WRITE, &[u8::from(is_write)]);
-        if differences.resume_actions != ResumeActions::None {
-            inner.mmio_addr = addr;
-            if is_write {
-                inner.state = State::MmioWrite;
-            }
-            self.page.write(run::MMIO_RESUME_ACTION, &[android::GUNYAH_VCPU_RESUME_HANDLED]);
-        }
-        self.page.write(run::MMIO_PHYS_ADDR, &addr.to_le_bytes());
-        self.page.write(run::MMIO_LEN, &(len as u32).to_le_bytes());
-        self.exit(v11::GH_VCPU_EXIT_MMIO);
-        progress.exit = Some(Exit::Mmio { addr, len: len as u32, write: is_write.then_some(data) });
-        false
-    }
-
-    /// The guest touched memory that isn't there. True: it is now, the vCPU runs on.
-    fn handle_page_fault(&self, progress: &mut Progress, resp: &VcpuRunResp) -> bool {
-        let [addr, write, _] = resp.data;
-        let attempt = match self.vm.demand_page(addr, write != 0) {
-            Ok(()) | Err(Errno::EAGAIN) => return true,
-            Err(errno) => -errno.0,
-        };
-        self.page.write(run::FAULT_PHYS_ADDR, &addr.to_le_bytes());
-        self.page.write(run::FAULT_ATTEMPT, &attempt.to_le_bytes());
-        // A preset only: the state stays "ready", so nothing ever reads it.
-        self.page.write(run::FAULT_RESUME_ACTION, &[android::GUNYAH_VCPU_RESUME_FAULT]);
-        self.exit(android::GUNYAH_VCPU_EXIT_PAGE_FAULT);
-        progress.exit = Some(Exit::PageFault { addr, attempt });
-        false
-    }
-
-    /// Takes user space's answer to the last MMIO exit out of the page.
-    fn consume_answer(&self, inner: &mut Inner, resume: &mut [u64; 3]) -> Result<(), Errno> {
-        let actions = self.vm.kernel().differences.resume_actions;
-        if actions != ResumeActions::None {
-            match self.page.byte(run::MMIO_RESUME_ACTION) {
-                android::GUNYAH_VCPU_RESUME_HANDLED => resume[1] = RESUME_EMULATE,
-                android::GUNYAH_VCPU_RESUME_FAULT => resume[1] = RESUME_FAULT,
-                android::GUNYAH_VCPU_RESUME_RETRY if actions == ResumeActions::FaultAndRetry => {
-                    // One more try to find memory there, whatever comes of it.
-                    let _ = self.vm.demand_page(inner.mmio_addr, inner.state == State::MmioWrite);
-                    resume[1] = RESUME_RETRY;
-                }
-                // The state is kept: user space may put another byte there and run again.
-                _ => return Err(Errno::EINVAL),
-            }
-        }
-        if inner.state == State::MmioRead {
-            // Longer than 8 would reach beyond the first word, as it would on the driver's stack.
-            let mut words = [0u8; 24];
-            let len = usize::try_from(inner.mmio_read_len).unwrap_or(24).min(24);
-            if let Some(bytes) = words.get_mut(..len) {
-                self.page.read(run::MMIO_DATA, bytes);
-            }
-            let (first, _) = words.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
-            resume[0] = u64::from_le_bytes(*first);
-        }
-        inner.state = State::Ready;
-        Ok(())
     }
 
     /// `RUN`.
@@ -439,32 +352,6 @@ impl Vcpu {
     }
 }
 
-/// When `RUN` looks for signals. A look costs as much as the rest of a short `RUN`, so as long as no signals come only
-/// every few calls look. In the others a signal counts as one that came just after.
-#[derive(Debug, Default)]
-struct Attention {
-    runs: u32,
-    last_signal: Option<Instant>,
-}
-
-impl Attention {
-    /// Without signals, every so many calls look.
-    const SELDOM: u32 = 8;
-    /// For so long after a signal every call looks.
-    const ALERT: Duration = Duration::from_millis(5);
-
-    fn due(&mut self) -> bool {
-        self.runs = self.runs.wrapping_add(1);
-        self.runs % Self::SELDOM == 0 || self.last_signal.is_some_and(|at| at.elapsed() < Self::ALERT)
-    }
-
-    fn saw(&mut self, signal: bool) {
-        if signal {
-            self.last_signal = Some(Instant::now());
-        }
-    }
-}
-
 /// Lets others run. A call that keeps coming here becomes one that may take long, and then burns no CPU for it.
 fn schedule(started: Instant, call: &Call<'_>) {
     if started.elapsed() > SLICE {
@@ -486,22 +373,5 @@ fn remap_error(error: HypError) -> Errno {
         HypError::Unimplemented => Errno::EOPNOTSUPP,
         HypError::Retry => Errno::EAGAIN,
         HypError::Invalid => Errno::EINVAL,
-    }
-}
-
-impl ExitInfo {
-    fn to_bytes(self) -> [u8; run::EXIT_INFO_SIZE] {
-        let mut out = [0; run::EXIT_INFO_SIZE];
-        let fields: [(usize, &[u8]); 3] = [
-            (run::EXIT_INFO_TYPE, &self.exit_type.to_le_bytes()),
-            (run::EXIT_INFO_REASON_SIZE, &self.reason_size.to_le_bytes()),
-            (run::EXIT_INFO_REASON, &self.reason),
-        ];
-        for (offset, bytes) in fields {
-            if let Some(place) = out.get_mut(offset..offset + bytes.len()) {
-                place.copy_from_slice(bytes);
-            }
-        }
-        out
     }
 }
