@@ -81,8 +81,9 @@ debian_rustc() {
         packages+=("libstd-rust-web-dev:$arch=$version")
     done
     debian_unpack "$root" "${packages[@]}" || return 1
+    # bash, because dash drops variables with a hyphen in their name, such as cargo's CARGO_BIN_EXE_fake-gunyah.
     cat >"$root/rustc" <<WRAPPER
-#!/bin/sh
+#!/bin/bash
 LD_LIBRARY_PATH=$root/usr/lib/x86_64-linux-gnu:$root/usr/lib/llvm-${llvm#libllvm}/lib exec "$root/usr/bin/rustc" "\$@"
 WRAPPER
     chmod +x "$root/rustc"
