@@ -15,7 +15,7 @@
 //! | `t` | when the call ended, in µs since the program was started |
 //! | `us` | how long it took, in µs |
 //! | `tid` | which thread made it, counted from 0 in the order of their appearance |
-//! | `op` | the ioctl's name in its header, or its code (`0x47ff`) if it has none; or `open`, `mmap`, `close`, `fallocate` |
+//! | `op` | the ioctl's name in its header, or its code (`0x47ff`) if it has none; or `open`, `mmap`, `close`, `fallocate`; the last line is the program's `exit`, with its `code` or `signal` |
 //! | `obj` | what it was made on: `device`, `vm`, `vcpu`, `guest_mem`, `cma`, `node`, each kind counted from 0 |
 //! | `args` | the argument's fields, decoded |
 //! | `answer` | for RUN: what the program left in the page before it |
@@ -178,7 +178,7 @@ pub struct Event {
     pub tid: u32,
     /// What was called.
     pub op: String,
-    /// What it was called on; `None` for `open`.
+    /// What it was called on; `None` for `open` and `exit`.
     pub obj: Option<Object>,
     /// The argument's fields.
     pub args: Map<String, Value>,

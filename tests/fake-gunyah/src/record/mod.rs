@@ -163,7 +163,7 @@ impl Recording {
     }
 
     /// Lets the program go and records it, until it and all that it started have ended: how the program ended, and how
-    /// many events the recording has.
+    /// many calls the recording has.
     ///
     /// Meanwhile this reaps every child of this process.
     ///
@@ -172,6 +172,9 @@ impl Recording {
     pub fn follow(self) -> Result<(Ended, u64), Error> {
         let mut recorder = Recorder::new(self.file, self.start, self.devices);
         let ended = tracer::follow(self.program, &mut recorder);
+        if let Some(ended) = ended {
+            recorder.program_ended(ended);
+        }
         let events = recorder.finish().map_err(|source| Error::Write { path: self.path, source, ended })?;
         ended.map(|ended| (ended, events)).ok_or(Error::Lost)
     }

@@ -11,6 +11,7 @@ use super::caller::{EventFds, FdInfo, link};
 use super::format::{Answer, Event, ExitPage, Kind, Object, Outcome};
 use super::ptrace;
 use super::task::{Descriptor, Task, lock};
+use super::tracer::Ended;
 
 /// Writes a recording.
 pub(crate) struct Recorder<W> {
@@ -45,6 +46,30 @@ impl<W: Write> Recorder<W> {
             eventfds: EventFds::default(),
             events: 0,
         }
+    }
+
+    /// Writes down how the program has ended.
+    pub(crate) fn program_ended(&mut self, ended: Ended) {
+        let mut event = Event {
+            t: micros(self.start.elapsed()),
+            us: 0,
+            tid: 0,
+            op: "exit".to_owned(),
+            obj: None,
+            args: Map::new(),
+            answer: Answer::default(),
+            outcome: Outcome::Value(0),
+            new: None,
+            page: None,
+        };
+        let (name, value) = match ended {
+            Ended::Exited(code) => ("code", code),
+            Ended::Killed(signal) => ("signal", signal),
+        };
+        event.args.insert(name.to_owned(), value.into());
+        let calls = self.events;
+        self.write(&event);
+        self.events = calls;
     }
 
     /// The first error of the file that is written, once.
@@ -87,7 +112,6 @@ impl<W: Write> Recorder<W> {
             self.threads += 1;
             next
         });
-        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         Event {
             t: micros(self.start.elapsed()),
             us: micros(started.elapsed()),
@@ -173,6 +197,10 @@ impl<W: Write> Recorder<W> {
             _ => None,
         }
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// An object's descriptors.

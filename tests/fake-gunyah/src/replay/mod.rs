@@ -16,8 +16,9 @@
 //!
 //! The first call that differs ends the replay: both sides are in the [`Report`]. In lenient mode the replay goes on: a
 //! different answer is accepted, skipped calls are forgotten, an unknown RUN never returns, and any other unknown
-//! call is `EIO`. When the program ends although more was recorded, that is a difference, too; but the last RUN of each
-//! vCPU may be missing, for the end of a process cuts off its threads where they are.
+//! call is `EIO`. When the program ends although more was recorded, that is a difference, too. But RUNs may be missing
+//! if it ends as it did then, with the same code or by the same signal: the end of a process cuts off its threads where
+//! they are.
 //!
 //! # Signals
 //!
@@ -70,6 +71,8 @@ pub struct Report {
     pub answered: u64,
     /// How many of them before their recorded turn, because nothing else happened.
     pub reordered: u64,
+    /// How many recorded calls the program has not made.
+    pub not_made: u64,
 }
 
 /// Why nothing could be replayed.

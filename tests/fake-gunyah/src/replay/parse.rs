@@ -82,8 +82,8 @@ fn reason(error: &serde_json::Error) -> String {
 fn check(event: &Event, objects: &mut HashSet<Object>) -> Result<(), String> {
     let op = &event.op;
     match (op.as_str(), event.obj) {
-        ("open", None) => {}
-        ("open", Some(object)) => return Err(format!("an `open` on {object}")),
+        ("open" | "exit", None) => {}
+        ("open" | "exit", Some(object)) => return Err(format!("an `{op}` on {object}")),
         (_, None) => return Err(format!("`{op}` without `obj`")),
         // These two may have been open before the program was started.
         (_, Some(object)) if matches!(object.kind, Kind::Device | Kind::Node) => {}

@@ -101,6 +101,8 @@ pub(crate) struct Plan {
     done_before: usize,
     /// Recorded threads that nobody waits for: they had a turn and did not come. Their calls are answered when they do.
     absent: HashSet<u32>,
+    /// How the recorded program ended, as a shell would show it.
+    exit_code: Option<i64>,
     /// How long the files must be that the program maps, in bytes.
     sizes: HashMap<Object, u64>,
 }
@@ -112,7 +114,7 @@ fn is_skipped(event: &Event) -> bool {
         Outcome::Restarted => true,
         // With an exit in the page, the program could have seen that: the lost-exit trap is replayed.
         Outcome::Errno(libc::EINTR) => event.op == RUN && exit.is_none(),
-        _ => matches!(event.op.as_str(), "mmap" | "close" | "fallocate"),
+        _ => matches!(event.op.as_str(), "mmap" | "close" | "fallocate" | "exit"),
     }
 }
 
@@ -133,7 +135,12 @@ impl Plan {
         // For each vCPU: what was left in the page at the first RUN since the last exit that the program saw.
         let mut sizes: HashMap<Object, u64> = HashMap::new();
         let mut answers: HashMap<Object, Option<Answer>> = HashMap::new();
+        let mut exit_code = None;
         for (line, event) in recording.events {
+            if event.op == "exit" {
+                let number = |name| event.args.get(name).and_then(Value::as_i64);
+                exit_code = number("code").or_else(|| number("signal").and_then(|n| n.checked_add(128)));
+            }
             if let Some((object, size)) = size_of_file(&event) {
                 let known = sizes.entry(object).or_default();
                 *known = size.max(*known);
@@ -163,7 +170,7 @@ impl Plan {
                 step.state = State::Passed;
             }
         }
-        Self { steps, by_object, done_before: 0, absent: HashSet::new(), sizes }
+        Self { steps, by_object, done_before: 0, absent: HashSet::new(), exit_code, sizes }
     }
 
     /// How long an object's file must be, in bytes; 0 if nobody cares.
@@ -297,24 +304,17 @@ impl Plan {
         }
     }
 
-    /// Recorded calls that were not made. The last RUN of each vCPU may be missing: the end of a process cuts off
-    /// its threads where they are.
-    pub(crate) fn left(&self) -> Vec<&Step> {
-        let mut left = Vec::new();
-        for queue in self.by_object.values() {
-            let mut open: Vec<_> = queue
-                .steps
-                .iter()
-                .filter_map(|index| self.steps.get(*index))
-                .filter(|step| step.state != State::Done && step.event.outcome != Outcome::Unfinished)
-                .collect();
-            if open.last().is_some_and(|step| step.event.op == RUN) {
-                open.pop();
-            }
-            left.extend(open);
-        }
-        left.sort_by_key(|step| step.line);
-        left
+    /// Recorded calls that were not made, RUNs apart from the others.
+    pub(crate) fn left(&self) -> (Vec<&Step>, Vec<&Step>) {
+        self.steps
+            .iter()
+            .filter(|step| step.state != State::Done && step.event.outcome != Outcome::Unfinished)
+            .partition(|step| step.event.op == RUN)
+    }
+
+    /// The code that the recorded program ended with, 128 and more for a signal. `None` if its end was not recorded.
+    pub(crate) fn exit_code(&self) -> Option<i64> {
+        self.exit_code
     }
 }
 

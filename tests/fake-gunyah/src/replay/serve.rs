@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -174,16 +175,25 @@ impl Server {
         }
         drop(self.listener);
         let status = program.wait().map_err(Error::Wait)?;
-        if self.divergences.is_empty() || self.lenient {
-            if let Some(divergence) = ended_early(&self.plan) {
-                self.divergences.push(divergence);
-            }
+        let (runs, others) = self.plan.left();
+        let left = runs.len() + others.len();
+        // The end of a process cuts off its threads where they are. If it is the recorded end, it may be a bit early.
+        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+        let same_end = code.map(i64::from) == self.plan.exit_code() && code.is_some();
+        let first = others.first().or_else(|| if same_end { None } else { runs.first() });
+        if let (Some(first), true) = (first, self.divergences.is_empty() || self.lenient) {
+            self.divergences.push(Divergence {
+                line: Some(first.line),
+                recorded: super::plan::describe(&first.event),
+                now: format!("the program has ended; recorded calls not made: {left}"),
+            });
         }
         Ok(Report {
             status,
             divergences: self.divergences,
             answered: self.answered,
             reordered: self.reordered,
+            not_made: left as u64,
         })
     }
 
@@ -426,15 +436,4 @@ impl Server {
             Err(errno) => self.send(Resp { id: held.notif.id, error: -errno.0, ..Resp::default() }),
         }
     }
-}
-
-/// The recorded calls that the program has not made.
-fn ended_early(plan: &Plan) -> Option<Divergence> {
-    let left = plan.left();
-    let first = left.first()?;
-    Some(Divergence {
-        line: Some(first.line),
-        recorded: super::plan::describe(&first.event),
-        now: format!("the program has ended, with {} recorded calls not made", left.len()),
-    })
 }

@@ -5,11 +5,11 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use fake_gunyah::replay::{Recording, parse};
-use fake_gunyah::{Fake, Guest, Script};
+use fake_gunyah::{Answer, Fake, Guest, Script};
 
 pub const FAKE_GUNYAH: &str = env!("CARGO_BIN_EXE_fake-gunyah");
 
@@ -37,12 +37,29 @@ pub fn vmm() -> &'static Path {
     })
 }
 
-/// vCPU 0 reads and writes; vCPU 1 writes and sleeps.
-pub fn guest(rounds: u64) -> Guest {
-    let first = Script::new()
-        .repeat(rounds, |s| s.mmio_read(0x1000, 4).mmio_write(0x1008, 4, 0x3000))
-        .exit(1, &[0x5a]);
-    let second = Script::new().repeat(rounds, |s| s.mmio_write(0x2000, 1, 0x41)).wfi();
+/// vCPU 0 reads and writes, and ends the VM when vCPU 1, if there is one, has written what it has to write.
+pub fn guest(vcpus: u32, rounds: u64) -> Guest {
+    let second_is_done = Arc::new(AtomicBool::new(vcpus < 2));
+    let (seen, mut step) = (Arc::clone(&second_is_done), 0);
+    let first = Script::from_fn(move |resume| {
+        step += 1;
+        if step <= 2 * rounds && step % 2 == 1 {
+            return Answer::mmio_read(0x1000, 4);
+        }
+        if step <= 2 * rounds {
+            return Answer::mmio_write(0x1008, 4, resume[0] & 0xffff_ffff);
+        }
+        if seen.load(Ordering::Acquire) { Answer::exit(1, &[0x5a]) } else { Answer::state(0, [0; 3]) }
+    });
+    let mut left = rounds;
+    let second = Script::from_fn(move |_| {
+        if left > 0 {
+            left -= 1;
+            return Answer::mmio_write(0x2000, 1, 0x41);
+        }
+        second_is_done.store(true, Ordering::Release);
+        Answer::state(1, [0; 3])
+    });
     Guest::scripts([first, second])
 }
 
@@ -123,7 +140,8 @@ pub fn replayer(flags: &[&str], file: &Path, args: &[&str]) -> Command {
 /// Records the VMM on the fake: what it did, where the recording is, and the recording.
 pub fn record(rounds: u64, args: &[&str]) -> (Done, PathBuf, Recording) {
     let file = scratch("recording");
-    let done = on_the_fake(guest(rounds), recorder(&file, args));
+    let vcpus = args[0].parse().unwrap();
+    let done = on_the_fake(guest(vcpus, rounds), recorder(&file, args));
     let recording = read(&file);
     (done, file, recording)
 }
