@@ -18,8 +18,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
-use fake_gunyah::{Answer, Builder, Fake, Flavour, Guest, Handle, Script};
+use fake_gunyah::{Answer, Builder, Fake, Fault, Flavour, Guest, Handle, Script};
+use gunyah_bindings::v11;
 use gunyah_ioctls::{Gunyah, VcpuExit, VcpuFd, VmFd, block_other_signals};
 
 use storm::Victim;
@@ -138,10 +140,21 @@ fn echo(
     body: impl Fn(VmFd, VcpuFd) -> Outcome + Sync,
     check: impl Fn(&str, &Outcome, &Seen, &Handle),
 ) {
+    echo_with(None, what, body, check);
+}
+
+/// The same, on hosts with a fault.
+fn echo_with(
+    fault: Option<Fault>,
+    what: &str,
+    body: impl Fn(VmFd, VcpuFd) -> Outcome + Sync,
+    check: impl Fn(&str, &Outcome, &Seen, &Handle),
+) {
     storm::install_handlers();
     for (name, host) in hosts() {
         let seen = Arc::new(Seen::default());
         let rounds = rounds(name);
+        let host = fault.iter().fold(host, |host, fault| host.fault(fault.clone()));
         let fake = host.guest(guest(rounds, &seen)).build().unwrap();
         let mut kept = None;
         let outcome = fake
@@ -285,7 +298,11 @@ fn kicks_from_other_threads_lose_no_exit_and_every_lost_answer_is_counted() {
 /// Somebody sets `immediate_exit` in every entry window: each answer that is lost is counted, and none that is not lost.
 #[test]
 fn the_count_is_exact_where_the_loss_is_certain() {
-    echo(
+    // The 50th answer is the first that the other thread waits for; the 100th RUN carries it. The kernel is slow there, so
+    // that the window is hit at least once however busy the machine is.
+    let slow = Fault::on(v11::GH_VCPU_RUN).nth(100).delayed(Duration::from_millis(300));
+    echo_with(
+        Some(slow),
         "immediate_exit in the window",
         |_vm, mut vcpu| {
             let page = SecondMapping::new(&vcpu);
