@@ -25,7 +25,10 @@
 //! * Only `open` for reading and writing finds the device. `stat`, `access` and `ls` don't, nor does `open` for reading.
 //! * A descriptor is a regular file to `fstat`; `read` and `write` on it succeed; a VM's can be mapped, to no use.
 //! * A second page behind a vCPU's is `SIGBUS`; some real kernels crash there.
-//! * A signal can end any call, not only those that sleep: what the call did is taken back then.
+//! * `RUN` asks whether a signal is pending on one call in eight, and on every call for 5 ms after one was seen. On the
+//!   others a signal counts as arriving just after the call.
+//! * Before Linux 5.19 a signal can end any call, not only those that sleep: what the call did is taken back then. No
+//!   test has run on such a kernel.
 //! * Nothing is pinned or taken from the host. RAM of code guests must stay mapped while the VM exists.
 
 pub mod a64;
