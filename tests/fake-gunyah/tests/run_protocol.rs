@@ -129,7 +129,7 @@ fn with_sa_restart_a_sleep_goes_on() {
             });
         });
         assert_eq!(vcpu.reason(), EXIT_STATUS);
-        assert!(handle.runs() > 5, "the call started over: {}", handle.runs());
+        assert!(handle.runs() > 1, "the call started over: {}", handle.runs());
     });
 }
 
