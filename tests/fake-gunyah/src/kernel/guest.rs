@@ -123,7 +123,10 @@ fn load_code(vm: &Arc<Vm>) -> Result<Parts, Errno> {
     let mut doorbells = HashMap::new();
     for bell in &config.doorbells {
         resources.push(Resource::Doorbell { label: bell.label });
-        doorbells.insert(bell.label, bell.interrupt.map_or(SPI.saturating_add(bell.label), |interrupt| interrupt.intid));
+        doorbells.insert(
+            bell.label,
+            bell.interrupt.map_or(SPI.saturating_add(bell.label), |interrupt| interrupt.intid),
+        );
     }
     Ok(Parts { running: Running::Machine(machine, doorbells), resources, all_doorbells: false })
 }
