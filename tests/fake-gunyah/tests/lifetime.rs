@@ -5,6 +5,7 @@
 mod common;
 
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -163,6 +164,42 @@ fn a_forked_child_is_refused_where_the_owner_counts() {
             assert_eq!(handle.answers_lost(), u64::from(run_refused), "the child ate the answer");
         })
         .unwrap();
+    }
+}
+
+/// A child has copies of whatever descriptors the fake was just using.
+#[test]
+fn a_childs_end_closes_nothing() {
+    with_scripts([Script::new()], |handle| {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let child = unsafe { libc::fork() };
+                    if child == 0 {
+                        unsafe { libc::_exit(0) };
+                    }
+                    assert_eq!(unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) }, child);
+                }
+            });
+            let _over = SetWhenDropped(&over);
+            for _ in 0..300 {
+                let vm = Vm::new();
+                let vcpu = vm.vcpu(0).unwrap();
+                std::thread::sleep(Duration::from_micros(500));
+                assert_eq!(ioctl(vcpu.fd.as_raw_fd(), VCPU_MMAP_SIZE, 0), Ok(page_size() as i64));
+                assert_eq!(vm.start(), Ok(0));
+            }
+        });
+        gone(handle);
+    });
+}
+
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -34,7 +34,7 @@ impl Kernel {
     }
 
     fn open_device(&self, kind: Kind, flags: u64) -> Result<Answer, Errno> {
-        let file = self.files.create(0, |_| Ok(()))?;
+        let file = self.files.create(0)?;
         self.add_object(file.id, Object::new(kind));
         let cloexec = flags & libc::O_CLOEXEC as u64 != 0;
         Ok(Answer { reply: Reply::Fd { fd: file.theirs, cloexec }, undo: Undo::None })
@@ -45,7 +45,7 @@ impl Kernel {
         if arg != 0 {
             return Err(Errno::EINVAL);
         }
-        let file = self.files.create(0, |_| Ok(()))?;
+        let file = self.files.create(0)?;
         let vm = Vm::new(self, self.next_token(), call.caller.tgid());
         self.add_vm(&vm);
         self.add_object(file.id, Object::vm(&vm));
@@ -54,7 +54,7 @@ impl Kernel {
 
     /// The vendors' `CREATE_VM`.
     pub(crate) fn create_vendor_vm(&self) -> Result<Answer, Errno> {
-        let file = self.files.create(0, |_| Ok(()))?;
+        let file = self.files.create(0)?;
         self.add_object(file.id, Object::new(Kind::VendorVm));
         Ok(Answer { reply: Reply::Fd { fd: file.theirs, cloexec: true }, undo: Undo::None })
     }

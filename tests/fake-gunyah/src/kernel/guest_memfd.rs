@@ -11,7 +11,8 @@ use super::vm_mgr_mm::{Region, Transfer};
 use super::{Answer, Kernel, Kind, Object, Undo};
 use crate::errno::Errno;
 use crate::transport::call::{Call, Reply};
-use crate::transport::ram::{Host, Mapping};
+use crate::transport::mapping::Mapping;
+use crate::transport::ram::Host;
 use crate::transport::sys;
 
 /// A file of memory.
@@ -59,14 +60,11 @@ impl Kernel {
     }
 
     fn new_memory(&self, size: u64, cma: bool, allow_hugepage: bool, cloexec: bool) -> Result<Reply, Errno> {
-        let len = usize::try_from(size).map_err(|_| Errno::ENOMEM)?;
-        let file = self.files.create(size, |file| match len {
-            // Nothing can be mapped of an empty file.
-            0 => Ok(None),
-            len => Mapping::new(file, len).map(|mapping| Some(Arc::new(mapping))),
-        })?;
+        let file = self.files.create(size)?;
         let number = self.next_token();
-        let memory = GuestMem { number, size, mapping: file.mapped, cma, allow_hugepage };
+        // Nothing can be mapped of an empty file.
+        let mapping = (size > 0).then_some(file.mapping);
+        let memory = GuestMem { number, size, mapping, cma, allow_hugepage };
         self.add_object(file.id, Object::new(Kind::GuestMem(memory)));
         Ok(Reply::Fd { fd: file.theirs, cloexec })
     }

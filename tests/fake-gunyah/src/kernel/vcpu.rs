@@ -92,12 +92,12 @@ impl Vcpu {
         }
         let label = v11::gh_fn_vcpu_arg::parse(arg).id;
         let size = sys::page_size();
-        let file = kernel.files.create(size as u64, |file| SharedPage::map(file, size))?;
+        let file = kernel.files.create(size as u64)?;
         let vcpu = Arc::new(Self {
             label,
             vm: Arc::clone(vm),
             bound: AtomicBool::new(true),
-            page: file.mapped,
+            page: SharedPage::new(file.mapping),
             ready: Arc::default(),
             run_lock: RunLock::default(),
             inner: Mutex::new(Inner {

@@ -1,7 +1,7 @@
 //! Answers a program's calls with what a recording says.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Child;
@@ -422,10 +422,9 @@ impl Server {
             Kind::GuestMem | Kind::Cma => size,
             _ => 0,
         };
-        let map = |file: BorrowedFd<'_>| has_page.then(|| SharedPage::map(file, page)).transpose();
-        let made = self.files.create(size, map).and_then(|file| {
+        let made = self.files.create(size).and_then(|file| {
             sys::notif_add_fd(listener, held.notif.id, file.theirs.as_fd(), held.cloexec)?;
-            Ok((file.id, file.mapped))
+            Ok((file.id, has_page.then(|| SharedPage::new(file.mapping))))
         });
         match made {
             Ok((id, page)) => {

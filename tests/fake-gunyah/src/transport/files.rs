@@ -3,22 +3,31 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::mapping::Mapping;
 use super::sys::{self, FileId};
 use crate::errno::Errno;
 
 /// Makes files and hears of their last close.
 pub(crate) struct Files {
     inotify: OwnedFd,
-    watches: Mutex<HashMap<i32, FileId>>,
+    watches: Mutex<HashMap<i32, Watch>>,
+}
+
+/// A file that is not closed yet.
+struct Watch {
+    id: FileId,
+    /// Our own open file description is closed when this goes, after the watch, and not before: a child forked while the
+    /// file was made has a copy of our descriptor, and the child's end would look like the object's.
+    _ours: Arc<Mapping>,
 }
 
 /// A file just made: what the caller gets, what identifies it, and our view of its bytes.
-pub(crate) struct NewFile<T> {
+pub(crate) struct NewFile {
     pub(crate) theirs: OwnedFd,
     pub(crate) id: FileId,
-    pub(crate) mapped: T,
+    pub(crate) mapping: Arc<Mapping>,
 }
 
 impl Files {
@@ -31,24 +40,20 @@ impl Files {
         self.inotify.as_fd()
     }
 
-    /// Makes a file of `size` bytes and lets `map` map it.
+    /// Makes a file of `size` bytes and maps it.
     ///
     /// The caller gets an open file description of its own, so its last close is told apart from ours.
-    pub(crate) fn create<T>(
-        &self,
-        size: u64,
-        map: impl FnOnce(BorrowedFd<'_>) -> Result<T, Errno>,
-    ) -> Result<NewFile<T>, Errno> {
+    pub(crate) fn create(&self, size: u64) -> Result<NewFile, Errno> {
+        let len = usize::try_from(size).map_err(|_| Errno::ENOMEM)?;
         let ours = unnamed()?;
         sys::truncate(ours.as_fd(), size)?;
-        let mapped = map(ours.as_fd())?;
+        let mapping = Arc::new(Mapping::new(ours.as_fd(), len)?);
         let theirs = sys::open(&by_number(&ours)?, 0)?;
         let id = sys::file_id(theirs.as_raw_fd())?;
-        // Before there is a watch, so that closing it is no event.
-        drop(ours);
         let wd = sys::inotify_watch_close(self.inotify.as_fd(), &by_number(&theirs)?)?;
-        self.watches.lock().unwrap_or_else(PoisonError::into_inner).insert(wd, id);
-        Ok(NewFile { theirs, id, mapped })
+        let watch = Watch { id, _ours: Arc::clone(&mapping) };
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner).insert(wd, watch);
+        Ok(NewFile { theirs, id, mapping })
     }
 
     /// The files whose last use has ended since the last call. A mapping counts as a use.
@@ -68,10 +73,10 @@ impl Files {
                 };
                 let (wd, mask, name) = (word(0) as i32, word(4), word(12) as usize);
                 if mask & libc::IN_CLOSE_WRITE != 0 {
-                    let id = self.watches.lock().unwrap_or_else(PoisonError::into_inner).remove(&wd);
-                    if let Some(id) = id {
+                    let watch = self.watches.lock().unwrap_or_else(PoisonError::into_inner).remove(&wd);
+                    if let Some(watch) = watch {
                         sys::inotify_unwatch(self.inotify.as_fd(), wd);
-                        closed.push(id);
+                        closed.push(watch.id);
                     }
                 }
                 rest = tail.get(name..).unwrap_or_default();

@@ -8,6 +8,7 @@
 pub(crate) mod call;
 pub(crate) mod files;
 pub(crate) mod filter;
+pub(crate) mod mapping;
 pub(crate) mod memory;
 pub(crate) mod page;
 pub(crate) mod pending;

@@ -1,15 +1,13 @@
 //! Guest RAM: memory of the program that made the VM, as the guest reaches it.
 #![expect(unsafe_code, reason = "guest RAM is memory that user space and vCPUs access at the same time")]
 
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use gunyah_bindings::v11;
 
+use super::mapping::Mapping;
 use super::sys;
-use crate::errno::Errno;
 use crate::hyp::machine::{GuestRam, RamAccess};
 
 /// Where a region's bytes are.
@@ -22,48 +20,6 @@ pub(crate) enum Host {
     There { tgid: u32, addr: u64 },
     /// In a file that this process has mapped, from this offset on.
     Mapped(Arc<Mapping>, u64),
-}
-
-/// A shared mapping of a whole file, for as long as it is used.
-#[derive(Debug)]
-pub(crate) struct Mapping {
-    base: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: the mapping belongs to no thread; all access is by atomics.
-unsafe impl Send for Mapping {}
-// SAFETY: as above.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    /// Maps the first `len` bytes of a file.
-    pub(crate) fn new(file: BorrowedFd<'_>, len: usize) -> Result<Self, Errno> {
-        // SAFETY: a new mapping at a place of the kernel's choice touches no memory of ours.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                file.as_raw_fd(),
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(Errno::last());
-        }
-        // SAFETY: the range is the mapping just made.
-        unsafe { libc::madvise(base, len, libc::MADV_DONTFORK) };
-        NonNull::new(base.cast()).map(|base| Self { base, len }).ok_or(Errno::ENOMEM)
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours and nobody can use it after this.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
-    }
 }
 
 /// One region as the guest sees it.
@@ -99,7 +55,7 @@ impl Slot {
         let base = match &self.host {
             Host::Here(base) => *base as *mut u8,
             Host::There { .. } => return None,
-            Host::Mapped(mapping, at) => mapping.base.as_ptr().wrapping_add(usize::try_from(*at).ok()?),
+            Host::Mapped(mapping, at) => mapping.base().as_ptr().wrapping_add(usize::try_from(*at).ok()?),
         };
         Some(base.wrapping_add(usize::try_from(offset).ok()?))
     }
