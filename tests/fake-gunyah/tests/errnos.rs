@@ -69,41 +69,6 @@ fn create_vm() {
 }
 
 #[test]
-fn no_room_for_a_descriptor_leaves_nothing_behind() {
-    with_scripts([Script::new()], |handle| {
-        let device = open().unwrap();
-        let vm = Vm::new();
-        let before = handle.objects();
-        // Fill the table: the limit is the process's, so this is a child's work.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            let limit = libc::rlimit { rlim_cur: 3, rlim_max: 3 };
-            let code = unsafe {
-                libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-                let create = libc::syscall(libc::SYS_ioctl, device.as_raw_fd(), CREATE_VM, 0);
-                let create_errno = *libc::__errno_location();
-                let id = 0u32;
-                let desc = FnDesc { kind: FN_VCPU, arg_size: 4, arg: &raw const id as u64 };
-                let add = libc::syscall(libc::SYS_ioctl, vm.fd.as_raw_fd(), ADD_FUNCTION, &raw const desc);
-                let add_errno = *libc::__errno_location();
-                let full =
-                    create == -1 && create_errno == libc::EMFILE && add == -1 && add_errno == libc::EMFILE;
-                i32::from(!full)
-            };
-            unsafe { libc::_exit(code) };
-        }
-        let mut status = 0;
-        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-        assert_eq!(status, 0, "EMFILE for both");
-        // The id is free again.
-        let vcpu = vm.vcpu(0).unwrap();
-        drop(vcpu);
-        drop(device);
-        let _ = before;
-    });
-}
-
-#[test]
 fn regions() {
     on_v11(|| {
         let vm = Vm::new();
