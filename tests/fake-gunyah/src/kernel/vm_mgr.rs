@@ -164,6 +164,11 @@ impl Vm {
         self.vm_status.load(Ordering::Acquire) == status::RUNNING
     }
 
+    /// Whether a start has succeeded, whatever came later.
+    pub(crate) fn has_started(&self) -> bool {
+        self.ever_started.load(Ordering::Acquire)
+    }
+
     /// The status and the exit info; waits for the end of a start in progress.
     pub(crate) fn read_status(&self, call: &Call<'_>) -> (u32, ExitInfo) {
         let info = if let Ok(info) = self.status_lock.try_read() {
@@ -314,7 +319,7 @@ impl Vm {
             function.unbind(self, None);
         }
         self.drop_resources();
-        let started = self.ever_started.load(Ordering::Acquire);
+        let started = self.has_started();
         if started || !self.kernel.differences.never_started_leaks {
             self.vmid_held.store(false, Ordering::Release);
         } else {

@@ -224,7 +224,8 @@ impl Vm {
         if range.guest_phys_addr % page != 0 || range.size % page != 0 {
             return Err(Errno::EINVAL);
         }
-        if !self.is_running() {
+        // The address space is there from the start to the release, also when the VM has exited meanwhile.
+        if !self.has_started() {
             return Err(Errno::ENODEV);
         }
         // The last page is computed as the number of pages minus one: none at all becomes all there are.
