@@ -108,8 +108,11 @@ impl Vcpu {
     }
 }
 
-/// Checks every interleaving with at most so many preemptions.
+/// Checks every interleaving with at most so many preemptions, or with at most `GUNYAH_MODEL_PREEMPTIONS`: where each step
+/// costs more, as under a sanitizer.
 fn model(preemptions: usize, test: impl Fn() + Sync + Send + 'static) {
+    let most = std::env::var("GUNYAH_MODEL_PREEMPTIONS").map_or(preemptions, |text| text.parse().unwrap());
+    let preemptions = preemptions.min(most);
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.check(test);
