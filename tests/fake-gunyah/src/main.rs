@@ -3,12 +3,13 @@
 mod cli;
 
 use std::fs::File;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, ExitStatus};
+use std::process::{ExitCode, ExitStatus};
 
 use clap::{Args, Parser, Subcommand};
-use fake_gunyah::{Errno, Error, Fake, Flavour, Forwarder, Guest};
+use fake_gunyah::{Error, Fake, Flavour, Guest};
+
+use cli::program::{self, FAILED};
 
 /// A fake Gunyah kernel in user space.
 #[derive(Debug, Parser)]
@@ -59,17 +60,14 @@ struct Run {
     command: Vec<std::ffi::OsString>,
 }
 
-/// The fake could not be set up.
-const FAILED: u8 = 125;
-
 fn main() -> ExitCode {
     let done = match Cli::parse().action {
-        Action::Run(run) => run.run().map(exit_code),
-        Action::Record(record) => record.run().map(ExitCode::from),
-        Action::Replay(replay) => replay.run().map(ExitCode::from),
+        Action::Run(run) => run.run().map(program::exit_code),
+        Action::Record(record) => record.run(),
+        Action::Replay(replay) => replay.run(),
     };
     match done {
-        Ok(code) => code,
+        Ok(code) => ExitCode::from(code),
         Err((code, text)) => {
             eprintln!("fake-gunyah: {text}");
             ExitCode::from(code)
@@ -91,13 +89,8 @@ impl Run {
                 File::create(&path).map_err(|error| (FAILED, format!("{}: {error}", path.display())))?;
             builder = builder.trace(file);
         }
-        let mut words = self.command.into_iter();
-        let mut command = Command::new(words.next().unwrap_or_default());
-        command.args(words);
-
         let fake = builder.build().map_err(failed)?;
-        let signals = Forwarder::new();
-        signals.unblock_for(&mut command);
+        let (command, signals) = program::command(self.command);
         let child = fake.spawn(command).map_err(failed)?;
         signals.forward_to(child.id());
         let handle = child.handle().clone();
@@ -111,14 +104,8 @@ impl Run {
 
 fn failed(error: Error) -> (u8, String) {
     let code = match &error {
-        Error::Spawn { errno: Errno::ENOENT, .. } => 127,
-        Error::Spawn { .. } => 126,
+        Error::Spawn { errno, .. } => program::not_run(std::io::Error::from_raw_os_error(errno.0).kind()),
         _ => FAILED,
     };
     (code, error.to_string())
-}
-
-fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(FAILED.into());
-    ExitCode::from(u8::try_from(code).unwrap_or(FAILED))
 }

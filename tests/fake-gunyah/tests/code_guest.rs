@@ -175,3 +175,77 @@ fn a_tree_outside_all_regions() {
             .unwrap();
     }
 }
+
+/// Stores X1, X30, SP, SP_EL0 and X0 to where X9 points, and powers off.
+const REGISTERS: [u32; 10] = [
+    0xf900_0121,
+    0xf900_053e,
+    0x9100_03e2,
+    0xf900_0922,
+    0xd538_4103,
+    0xf900_0d23,
+    0xf900_1120, // stores
+    0x5280_0100,
+    0x72b0_8000,
+    0xd400_0002, // SYSTEM_OFF
+];
+
+#[test]
+fn the_boot_context_reaches_the_guest() {
+    for flavour in [Flavour::Android15, Flavour::Android16, Flavour::V17] {
+        let fake =
+            Fake::builder().flavour(flavour).guest(Guest::code()).differences(|d| d.user_memory = true);
+        fake.build()
+            .unwrap()
+            .run(|handle| {
+                let ram = Ram::new(SIZE);
+                let vm = vm_with(&ram, &tree::good());
+                ram.write(0x100, &REGISTERS.map(u32::to_le_bytes).concat());
+                let vcpu = vm.vcpu(0).unwrap();
+                let context: [(u64, u64); 7] = [
+                    (1, 0x1111),
+                    (9, 0x1000_0000),
+                    (30, 0x3030),
+                    (31, 0x9999), // X
+                    (0x100, RAM + 0x100),
+                    (0x200, 0x50e0),
+                    (0x201, 0x51e1), // PC, SP_EL0, SP_EL1
+                ];
+                for (register, value) in context {
+                    vm.ioctl_with(SET_BOOT_CONTEXT, &[register, value]).unwrap();
+                }
+                vm.start().unwrap();
+                let mut stored = Vec::new();
+                loop {
+                    vcpu.run().unwrap();
+                    match vcpu.reason() {
+                        EXIT_MMIO => stored.push((vcpu.mmio().0, vcpu.mmio().3)),
+                        EXIT_PAGE_FAULT => panic!("{flavour}: a page fault in its memory"),
+                        _ => break,
+                    }
+                }
+                let expected = [0x1111, 0x3030, 0x51e1, 0x50e0, RAM + DTB];
+                let expected: Vec<_> = (0..).map(|n| 0x1000_0000 + 8 * n).zip(expected).collect();
+                assert_eq!(stored, expected, "{flavour}: {:?}", handle.notes());
+            })
+            .unwrap();
+    }
+}
+
+#[test]
+fn the_first_cpu_that_is_not_disabled_boots() {
+    code()
+        .run(|_| {
+            let ram = Ram::new(SIZE);
+            let mut tree = tree::good();
+            tree.set("cpus/cpu@0", "status", tree::text("disabled"));
+            let vm = vm_with(&ram, &tree);
+            ram.write(0, &REGISTERS[7..].iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>());
+            let _first = vm.vcpu(0).unwrap();
+            let second = vm.vcpu(1).unwrap();
+            vm.start().unwrap();
+            assert_eq!(second.run(), Ok(0));
+            assert_eq!((second.reason(), second.status()), (EXIT_STATUS, (2, 1, 4, [0; 8])));
+        })
+        .unwrap();
+}

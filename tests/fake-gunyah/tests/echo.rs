@@ -1,28 +1,16 @@
 //! The naive C loops lose here what they lose on a real host, for the same reasons.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
+mod c_program;
+
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use fake_gunyah::{Answer, Fake, Guest, Handle, Script};
 
 const ROUNDS: u64 = 20_000;
 const ADDR: u64 = 0x1000;
-
-/// Compiles a C program with the C compiler that every Rust toolchain needs for linking anyway.
-fn compile(name: &str) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(format!("{name}.c"));
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-    let status = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
-        .args(["-O2", "-Wall", "-Werror", "-o"])
-        .arg(&program)
-        .arg(source)
-        .status()
-        .expect("a C compiler");
-    assert!(status.success());
-    program
-}
 
 /// The guest: load, store what came, and so on; then power off.
 fn echo_guest() -> Guest {
@@ -54,7 +42,7 @@ fn echo(mode: &str) -> Outcome {
     use std::sync::OnceLock;
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let fake = Fake::builder().guest(echo_guest()).record_calls(false).build().unwrap();
-    let mut command = Command::new(PROGRAM.get_or_init(|| compile("echo")));
+    let mut command = Command::new(PROGRAM.get_or_init(|| c_program::compile("c/echo.c")));
     command.arg(mode).stdout(Stdio::piped());
     let mut child = fake.spawn(command).unwrap();
     let handle = child.handle().clone();

@@ -268,7 +268,7 @@ fn boot_context() {
     let set = |vm: &Vm, reg: u32, value: u64| vm.ioctl_with(SET_BOOT_CONTEXT, &[u64::from(reg), value]);
     for flavour in [Android15, Android16, V17] {
         on(flavour, Script::new(), |vm, _| {
-            for reg in [0, 31, 0x100, 0x200, 0x202] {
+            for reg in [0, 31, 0x100, 0x200, 0x201] {
                 assert_eq!(set(vm, reg, 0x8000_0000), Ok(0), "{flavour} {reg:#x}");
             }
             for reg in [32, 0x101, 0x203, 0x300, 0xff00] {
@@ -281,6 +281,20 @@ fn boot_context() {
             vm.start().unwrap();
             assert_eq!(set(vm, 0, 0), Err(Errno::EINVAL), "{flavour}: started");
         });
+        on(flavour, Script::new(), |vm, _| {
+            assert_eq!(set(vm, 0x202, 4), Ok(0), "the kernel lets SP_EL2 through");
+            assert_eq!(vm.start(), Err(Errno::EINVAL), "{flavour}: the Resource Manager does not");
+        });
+        // One that does not know the call.
+        let fake = Fake::builder().flavour(flavour).differences(|d| d.rm_takes_boot_context = false);
+        let fake = fake.guest(Guest::scripts([Script::new()])).build().unwrap();
+        fake.run(|_| {
+            assert_eq!(Vm::new().start(), Ok(0));
+            let vm = Vm::new();
+            assert_eq!(set(&vm, 0, 4), Ok(0));
+            assert_eq!(vm.start(), Err(Errno::EOPNOTSUPP), "{flavour}");
+        })
+        .unwrap();
     }
 }
 

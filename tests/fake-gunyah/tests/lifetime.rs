@@ -5,23 +5,10 @@
 mod common;
 
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::*;
-use fake_gunyah::{Errno, Fake, Flavour, Guest, Handle, Script, Target};
-
-/// Waits for something that happens a little later.
-fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn gone(handle: &Handle) {
-    eventually("objects are still open", || handle.objects().is_empty());
-}
+use fake_gunyah::{Errno, Fake, Flavour, Guest, Script, Target};
 
 #[test]
 fn a_vcpu_keeps_its_vm() {

@@ -7,28 +7,15 @@ mod common;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::*;
-use fake_gunyah::{Fake, Flavour, Guest, Handle, Script};
+use fake_gunyah::{Fake, Flavour, Guest, Script};
 
 /// One test at a time: a child has a copy of every descriptor of this process, also of those that another test closes.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Waits for something that happens a little later.
-fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn gone(handle: &Handle) {
-    eventually("objects are still open", || handle.objects().is_empty());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
 #![cfg(feature = "cli")]
 
+mod c_program;
 #[path = "rm_config/tree.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod tree;
@@ -30,18 +31,7 @@ fn scratch(name: &str) -> PathBuf {
 /// The C program, compiled once.
 fn client() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let program = scratch("client");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c/client.c");
-        let status = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
-            .args(["-O2", "-Wall", "-Werror", "-o"])
-            .arg(&program)
-            .arg(source)
-            .status()
-            .expect("a C compiler");
-        assert!(status.success());
-        program
-    })
+    PROGRAM.get_or_init(|| c_program::compile("c/client.c"))
 }
 
 fn client_with(args: &[&str], tree: &tree::Tree, name: &str) -> Output {

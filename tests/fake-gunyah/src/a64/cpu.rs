@@ -96,6 +96,12 @@ impl Cpu {
         }
     }
 
+    /// Sets the stack pointers of EL0 and EL1, whichever is in use.
+    pub fn set_stack_pointers(&mut self, sp_el0: u64, sp_el1: u64) {
+        self.sp_el0 = sp_el0;
+        self.sp_el1 = sp_el1;
+    }
+
     /// The condition flags: N, Z, C, V as bits 3 to 0.
     pub fn nzcv(&self) -> u8 {
         self.nzcv

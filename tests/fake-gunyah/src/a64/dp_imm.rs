@@ -28,11 +28,16 @@ fn pc_relative(cpu: &mut Cpu, word: u32) -> Exec {
 }
 
 fn add_sub(cpu: &mut Cpu, word: u32) -> Exec {
-    let sf = bit(word, 31);
     let imm = u64::from(bits(word, 21, 10)) << if bit(word, 22) { 12 } else { 0 };
+    add_sub_with_sp(cpu, word, imm)
+}
+
+/// The four instructions that add or subtract `b` and take register 31 for the stack pointer: as the first operand, and as
+/// the destination unless the flags are set.
+pub(super) fn add_sub_with_sp(cpu: &mut Cpu, word: u32, b: u64) -> Exec {
     let a = cpu.x_or_sp(bits(word, 9, 5));
     let subtract = bit(word, 30);
-    let (result, flags) = add_with_carry(sf, a, if subtract { !imm } else { imm }, subtract);
+    let (result, flags) = add_with_carry(bit(word, 31), a, if subtract { !b } else { b }, subtract);
     let rd = bits(word, 4, 0);
     if bit(word, 29) {
         cpu.nzcv = flags;

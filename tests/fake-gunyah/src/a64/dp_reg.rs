@@ -2,6 +2,7 @@
 
 use super::Cpu;
 use super::alu::{add_with_carry, bit, bits, condition_holds, crc32, extend, nz, shift, sign_extend, trim};
+use super::dp_imm::add_sub_with_sp;
 use super::stop::{Exec, UNKNOWN};
 
 /// Executes an instruction of the group whose bits 27..25 are 101.
@@ -68,23 +69,11 @@ fn add_sub_shifted(cpu: &mut Cpu, word: u32) -> Exec {
 }
 
 fn add_sub_extended(cpu: &mut Cpu, word: u32) -> Exec {
-    let sf = bit(word, 31);
     let amount = bits(word, 12, 10);
     if bits(word, 23, 22) != 0 || amount > 4 {
         return Err(UNKNOWN);
     }
-    let a = cpu.x_or_sp(bits(word, 9, 5));
-    let b = extend(cpu.x(bits(word, 20, 16)), bits(word, 15, 13), amount);
-    let subtract = bit(word, 30);
-    let (result, flags) = add_with_carry(sf, a, if subtract { !b } else { b }, subtract);
-    let rd = bits(word, 4, 0);
-    if bit(word, 29) {
-        cpu.nzcv = flags;
-        cpu.set_x(rd, result);
-    } else {
-        cpu.set_x_or_sp(rd, result);
-    }
-    Ok(())
+    add_sub_with_sp(cpu, word, extend(cpu.x(bits(word, 20, 16)), bits(word, 15, 13), amount))
 }
 
 /// ADC and SBC, and the two instructions that only make flags: RMIF and SETF8/SETF16.

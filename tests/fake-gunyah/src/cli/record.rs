@@ -1,12 +1,11 @@
 //! `fake-gunyah record`.
 
-use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::process::Command;
 
 use clap::Args;
-use fake_gunyah::Forwarder;
 use fake_gunyah::record::{Error, Recording};
+
+use super::program;
 
 /// Record what a program asks a Gunyah host, and what the host answers.
 ///
@@ -42,17 +41,12 @@ impl Record {
     pub(crate) fn run(self) -> Result<u8, (u8, String)> {
         let failed = |error: Error| {
             let code = match &error {
-                Error::Program { source, .. } if source.kind() == ErrorKind::NotFound => 127,
-                Error::Program { .. } => 126,
-                _ => super::super::FAILED,
+                Error::Program { source, .. } => program::not_run(source.kind()),
+                _ => program::FAILED,
             };
             (code, error.to_string())
         };
-        let mut words = self.command.into_iter();
-        let mut command = Command::new(words.next().unwrap_or_default());
-        command.args(words);
-        let signals = Forwarder::new();
-        signals.unblock_for(&mut command);
+        let (command, signals) = program::command(self.command);
         let recording = Recording::start(&self.output, &self.device, command).map_err(failed)?;
         signals.forward_to(recording.id());
         let (ended, events) = match recording.follow() {
@@ -66,6 +60,6 @@ impl Record {
         if events == 0 {
             eprintln!("fake-gunyah: nothing was recorded: the program has not opened the device");
         }
-        Ok(u8::try_from(ended.code()).unwrap_or(super::super::FAILED))
+        Ok(u8::try_from(ended.code()).unwrap_or(program::FAILED))
     }
 }

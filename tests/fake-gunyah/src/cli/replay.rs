@@ -1,13 +1,11 @@
 //! `fake-gunyah replay`.
 
-use std::io::ErrorKind;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::Command;
 
 use clap::Args;
-use fake_gunyah::Forwarder;
 use fake_gunyah::replay::{Error, Options, Replay, parse};
+
+use super::program;
 
 /// Run a program against a recorded host.
 ///
@@ -47,24 +45,18 @@ const DIFFERS: u8 = 122;
 impl ReplayArgs {
     /// Runs it: the exit code, or the exit code and why.
     pub(crate) fn run(self) -> Result<u8, (u8, String)> {
-        let unusable = |error: &dyn std::fmt::Display| {
-            (super::super::FAILED, format!("{}: {error}", self.file.display()))
-        };
+        let unusable =
+            |error: &dyn std::fmt::Display| (program::FAILED, format!("{}: {error}", self.file.display()));
         let text = std::fs::read(&self.file).map_err(|error| unusable(&error))?;
         let recording = parse(&text).map_err(|error| unusable(&error))?;
         let failed = |error: Error| {
             let code = match &error {
-                Error::Program { source, .. } if source.kind() == ErrorKind::NotFound => 127,
-                Error::Program { .. } => 126,
-                _ => super::super::FAILED,
+                Error::Program { source, .. } => program::not_run(source.kind()),
+                _ => program::FAILED,
             };
             (code, error.to_string())
         };
-        let mut words = self.command.into_iter();
-        let mut command = Command::new(words.next().unwrap_or_default());
-        command.args(words);
-        let signals = Forwarder::new();
-        signals.unblock_for(&mut command);
+        let (command, signals) = program::command(self.command);
         let options = Options { lenient: self.lenient, devices: self.device };
         let replay = Replay::start(recording, options, command).map_err(failed)?;
         signals.forward_to(replay.id());
@@ -78,8 +70,6 @@ impl ReplayArgs {
         if !report.divergences.is_empty() {
             return Ok(DIFFERS);
         }
-        let status = report.status;
-        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-        Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(super::super::FAILED))
+        Ok(program::exit_code(report.status))
     }
 }

@@ -208,6 +208,9 @@ pub struct Differences {
     pub boot_context_strict: bool,
     /// Boot context values are stored so that some bit patterns look like internal entries: `EINVAL`.
     pub boot_context_in_entry: bool,
+    /// The Resource Manager takes the boot context. That of December 2023 does not know the call: the start fails with
+    /// `EOPNOTSUPP` then, though `SET_BOOT_CONTEXT` was 0.
+    pub rm_takes_boot_context: bool,
 
     /// `ADD_FUNCTION` of a vCPU asks the hypervisor whether it has vCPUs: `EOPNOTSUPP`.
     pub vcpu_feature_check: bool,
@@ -235,10 +238,6 @@ pub struct Differences {
     pub resume_actions: ResumeActions,
     /// Guest memory is mapped when the guest touches it; what cannot be mapped is a page-fault exit.
     pub demand_paging: bool,
-    /// The hypervisor's end-of-system state is known.
-    pub knows_system_off: bool,
-    /// The "expects wake-up or timeout" state is known.
-    pub knows_timeout: bool,
     /// What happens at a vCPU state that is unknown.
     pub unknown_state: UnknownState,
 

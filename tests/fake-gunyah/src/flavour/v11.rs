@@ -28,6 +28,7 @@ pub(super) const DIFFERENCES: Differences = Differences {
     firmware_needs_no_auth: false,
     boot_context_strict: false,
     boot_context_in_entry: false,
+    rm_takes_boot_context: true,
 
     vcpu_feature_check: true,
     duplicates_refused: true,
@@ -43,8 +44,6 @@ pub(super) const DIFFERENCES: Differences = Differences {
     answer_clamped: false,
     resume_actions: ResumeActions::None,
     demand_paging: false,
-    knows_system_off: false,
-    knows_timeout: false,
     unknown_state: UnknownState::RetryForever,
 
     teardown: Teardown::Later,

@@ -45,6 +45,19 @@ pub trait GuestRam: Send + Sync {
     fn compare_exchange(&self, ipa: u64, len: u8, current: u128, new: u128) -> Result<u128, RamAccess>;
 }
 
+/// The registers with which a VM's first vCPU starts. All others are as after a reset.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BootRegisters {
+    /// The program counter.
+    pub pc: u64,
+    /// X0 to X30.
+    pub x: [u64; 31],
+    /// The stack pointer of EL0.
+    pub sp_el0: u64,
+    /// The stack pointer of EL1, which is in use at the start.
+    pub sp_el1: u64,
+}
+
 /// One VM of arm64 code.
 pub struct Machine {
     pub(super) ram: Arc<dyn GuestRam>,
@@ -64,6 +77,8 @@ struct Vcpu {
     pending: BTreeSet<u32>,
     /// It answered that it expects a wake-up, and has had none.
     waiting: bool,
+    /// What it starts with, if it is the VM's first.
+    boot: Option<Box<BootRegisters>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,10 +119,18 @@ impl Machine {
 
     /// Turns vCPU 0 on: it starts at `entry`, with `x0`. The others wait for PSCI CPU_ON.
     pub fn start(&self, entry: u64, x0: u64) {
-        if let Some(vcpu) = self.vcpus().first_mut() {
-            vcpu.power = Power::OnPending { entry, context: x0 };
+        let mut registers = BootRegisters { pc: entry, ..BootRegisters::default() };
+        registers.x[0] = x0;
+        self.start_vcpu(0, registers);
+    }
+
+    /// Turns vCPU `id` on, with these registers. The others wait for PSCI CPU_ON.
+    pub fn start_vcpu(&self, id: u32, registers: BootRegisters) {
+        if let Some(vcpu) = self.vcpus().get_mut(id as usize) {
+            vcpu.power = Power::OnPending { entry: registers.pc, context: registers.x[0] };
+            vcpu.boot = Some(Box::new(registers));
         }
-        self.events.wake(0);
+        self.events.wake(id);
     }
 
     /// The engine of vCPU `id`. There should be one for each; that of an id that the machine has not is always off.
@@ -178,15 +201,15 @@ impl Machine {
         self.vcpus().get(id as usize).map(|vcpu| vcpu.power)
     }
 
-    /// The power state as a vCPU finds it that is about to run: a start that waits for it is taken.
-    pub(super) fn take_start(&self, id: u32) -> Power {
+    /// The power state as a vCPU finds it that is about to run: a start that waits for it is taken, with its registers.
+    pub(super) fn take_start(&self, id: u32) -> (Power, Option<Box<BootRegisters>>) {
         let mut vcpus = self.vcpus();
-        let Some(vcpu) = vcpus.get_mut(id as usize) else { return Power::Off };
+        let Some(vcpu) = vcpus.get_mut(id as usize) else { return (Power::Off, None) };
         let found = vcpu.power;
         if let Power::OnPending { .. } = found {
             vcpu.power = Power::On;
         }
-        found
+        (found, vcpu.boot.take())
     }
 
     /// Asks for vCPU `id` to be turned on; gives its state before, and does nothing unless that was off.

@@ -107,10 +107,15 @@ impl VcpuEngine for Engine {
         if self.machine.ended() {
             return Ok(answer(state::POWERED_OFF, [0; 3]));
         }
-        match self.machine.take_start(self.id) {
+        let (power, boot) = self.machine.take_start(self.id);
+        match power {
             Power::Off => return Ok(answer(state::POWERED_OFF, [0; 3])),
             Power::OnPending { entry, context } => {
                 self.cpu = Cpu::new(affinity_of(self.id));
+                if let Some(boot) = boot {
+                    (0..).zip(boot.x).for_each(|(n, value)| self.cpu.set_x(n, value));
+                    self.cpu.set_stack_pointers(boot.sp_el0, boot.sp_el1);
+                }
                 self.cpu.set_pc(entry);
                 self.cpu.set_x(0, context);
                 self.waiting = false;

@@ -6,6 +6,8 @@ use super::Answer;
 use super::uapi::Arg;
 use super::vm_mgr::{Vm, status};
 use crate::errno::Errno;
+use crate::flavour::Differences;
+use crate::hyp::machine::BootRegisters;
 use crate::transport::call::Call;
 
 /// Who vouches for the guest's image.
@@ -30,18 +32,37 @@ pub(crate) struct Boot {
 }
 
 impl Boot {
-    /// The value for a register, unless something else decides where such a VM starts.
-    pub(crate) fn register(&self, set: u8, index: u8) -> Option<u64> {
-        if self.auth != Auth::None {
-            return None;
-        }
-        self.registers.iter().find(|(s, i, _)| (*s, *i) == (set, index)).map(|(_, _, value)| *value)
+    /// What was set, unless something else decides where such a VM starts.
+    fn context(&self) -> &[(u8, u8, u64)] {
+        if self.auth == Auth::None { &self.registers } else { &[] }
     }
 
-    /// Registers that are set and that the fake's vCPUs cannot be given.
-    pub(crate) fn beyond_pc_and_x0(&self) -> usize {
-        let known = [(android::GUNYAH_REG_SET_PC, 0), (android::GUNYAH_REG_SET_X, 0)];
-        self.registers.iter().filter(|(set, index, _)| !known.contains(&(*set, *index))).count()
+    /// The Resource Manager takes the boot context, or not.
+    pub(crate) fn check(&self, differences: &Differences) -> Result<(), Errno> {
+        if !self.context().is_empty() && !differences.rm_takes_boot_context {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        // The kernel lets SP_EL2 through, and a Resource Manager was seen to refuse it. With what code is not known:
+        // chosen.
+        let el2 = |(set, index, _): &(u8, u8, u64)| *set == android::GUNYAH_REG_SET_SP && *index > 1;
+        if self.context().iter().any(el2) { Err(Errno::EINVAL) } else { Ok(()) }
+    }
+
+    /// Sets the registers of the vCPU that starts.
+    pub(crate) fn apply(&self, to: &mut BootRegisters) {
+        for &(set, index, value) in self.context() {
+            match (set, index) {
+                (android::GUNYAH_REG_SET_PC, _) => to.pc = value,
+                (android::GUNYAH_REG_SET_SP, 0) => to.sp_el0 = value,
+                (android::GUNYAH_REG_SET_SP, _) => to.sp_el1 = value,
+                (_, index) => {
+                    // X31 is the zero register.
+                    if let Some(register) = to.x.get_mut(usize::from(index)) {
+                        *register = value;
+                    }
+                }
+            }
+        }
     }
 }
 

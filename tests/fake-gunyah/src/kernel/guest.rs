@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use gunyah_bindings::{android, exit, v11};
+use gunyah_bindings::{exit, v11};
 
 use super::ticket::Resource;
 use super::vm_mgr::Vm;
 use super::vm_mgr_mm::{Region, Transfer};
 use crate::errno::Errno;
 use crate::hyp::VmEvents;
-use crate::hyp::machine::Machine;
+use crate::hyp::machine::{BootRegisters, Machine};
 use crate::hyp::script::{Script, ScriptVm};
 use crate::rm::{self, Affinity, VmDescription};
 use crate::transport::sys;
@@ -78,6 +78,7 @@ fn load_scripts(vm: &Arc<Vm>, scripts: &[Script]) -> Result<Parts, Errno> {
     if vm.dtb() != v11::gh_vm_dtb_config::default() {
         find_dtb(vm)?;
     }
+    vm.boot().check(&vm.kernel().differences)?;
     let events: Arc<dyn VmEvents> = Arc::new(Events { vm: Arc::downgrade(vm), psci: true });
     let failures = Arc::clone(&vm.kernel().observer.failures);
     let shared = ScriptVm::new(events, failures);
@@ -105,14 +106,14 @@ fn load_code(vm: &Arc<Vm>) -> Result<Parts, Errno> {
     }
     let events = Arc::new(Events { vm: Arc::downgrade(vm), psci: config.psci });
     let machine = Machine::new(vm.ram(), events, config.vcpus);
-    let boot = vm.boot();
-    let entry = boot.register(android::GUNYAH_REG_SET_PC, 0).unwrap_or(base);
-    let x0 = boot.register(android::GUNYAH_REG_SET_X, 0).unwrap_or_else(|| shift(dtb.guest_phys_addr));
-    if boot.beyond_pc_and_x0() > 0 {
-        vm.kernel().observer.note(|| "of the boot context, only PC and X0 reach the guest here".to_owned());
+    let mut registers = BootRegisters { pc: base, ..BootRegisters::default() };
+    registers.x[0] = shift(dtb.guest_phys_addr);
+    {
+        let boot = vm.boot();
+        boot.check(&vm.kernel().differences)?;
+        boot.apply(&mut registers);
     }
-    drop(boot);
-    machine.start(entry, x0);
+    machine.start_vcpu(config.boot_vcpu, registers);
 
     let mut resources = Vec::new();
     // Otherwise the hypervisor schedules them, and the host never sees them.

@@ -324,3 +324,16 @@ pub fn with_vcpu<T: Send>(script: Script, body: impl FnOnce(&Handle, &Vm, &Vcpu)
         body(handle, &vm, &vcpu)
     })
 }
+
+/// Waits for something that happens a little later.
+pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let start = std::time::Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < std::time::Duration::from_secs(20), "{what}");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+pub fn gone(handle: &Handle) {
+    eventually("objects are still open", || handle.objects().is_empty());
+}

@@ -2,6 +2,9 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::indexing_slicing, missing_docs)]
 
+#[path = "../c_program/mod.rs"]
+mod c_program;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -23,18 +26,7 @@ pub fn scratch(name: &str) -> PathBuf {
 /// The VMM, compiled once.
 pub fn vmm() -> &'static Path {
     static VMM: OnceLock<PathBuf> = OnceLock::new();
-    VMM.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/record_c/vmm.c");
-        let program = scratch("vmm");
-        let status = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
-            .args(["-O1", "-Wall", "-Werror", "-pthread", "-o"])
-            .arg(&program)
-            .arg(source)
-            .status()
-            .expect("a C compiler");
-        assert!(status.success());
-        program
-    })
+    VMM.get_or_init(|| c_program::compile("record_c/vmm.c"))
 }
 
 /// vCPU 0 reads and writes, and ends the VM when vCPU 1, if there is one, has written what it has to write.
