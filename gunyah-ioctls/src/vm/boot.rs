@@ -6,6 +6,8 @@ use gunyah_bindings::{android, v11, v17};
 
 use super::VmFd;
 use crate::boot::{AuthType, BootRegister};
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::features::Feature;
 use crate::ops;
