@@ -5,6 +5,7 @@
 //! it to make the vCPUs and the interrupt lines.
 
 mod device;
+pub mod lint;
 mod platform;
 
 pub use device::{Device, Value};
