@@ -20,38 +20,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use common::Tree;
+use common::{Tree, example};
 use fake_gunyah::{Errno, Fake, Flavour, Guest, Script};
 
-/// The example's binary. `cargo test` builds it beside this test; MICROVM names another.
-fn microvm() -> PathBuf {
-    if let Some(path) = std::env::var_os("MICROVM") {
-        return path.into();
-    }
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join("examples/microvm");
-    let built = match fs::metadata(&path) {
-        Ok(found) => found.modified().unwrap(),
-        Err(error) => panic!("{}: {error}; build it: cargo build -p vmm-adapter --examples", path.display()),
-    };
-    let newest = newest(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/microvm"));
-    assert!(
-        built >= newest,
-        "{} is older than its source: cargo build -p vmm-adapter --examples",
-        path.display()
-    );
-    path
-}
-
-fn newest(sources: &Path) -> SystemTime {
-    let files = fs::read_dir(sources).unwrap();
-    files.map(|file| file.unwrap().metadata().unwrap().modified().unwrap()).max().unwrap()
-}
-
 fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(microvm());
+    let mut command = Command::new(example("microvm"));
     command.args(arguments).stdin(Stdio::null());
     command
 }
@@ -142,7 +117,7 @@ fn a_device_that_may_not_be_opened() {
     let dir = std::env::temp_dir().join(format!("microvm-forbidden-{}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
     let (program, node) = (dir.join("microvm"), dir.join("node"));
-    fs::copy(microvm(), &program).unwrap();
+    fs::copy(example("microvm"), &program).unwrap();
     File::create(&node).unwrap();
     for (path, mode) in [(&dir, 0o755), (&program, 0o755), (&node, 0o000)] {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -283,7 +258,7 @@ fn echo() -> String {
 
 #[test]
 fn input_reaches_the_guest() {
-    let mut child = Command::new(microvm());
+    let mut child = Command::new(example("microvm"));
     child.args(["--kernel", &echo()]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = child.spawn().unwrap();
     // Ctrl-A is a byte like any other where there is no terminal.
@@ -403,7 +378,7 @@ impl Terminal {
         // SAFETY: the call has just made them for us.
         let (ours, theirs) = unsafe { (File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
         let before = settings(&theirs);
-        let mut command = Command::new(microvm());
+        let mut command = Command::new(example("microvm"));
         command.args(["--kernel", &image("sleeper", &SLEEP)]);
         command.stdin(theirs.try_clone().unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let terminal = Self { ours, theirs, before, child: command.spawn().unwrap() };

@@ -8,6 +8,7 @@ use common::Tree;
 use fake_gunyah::rm::{self, Trigger as RmTrigger};
 use fake_gunyah::{Fake, Flavour};
 use vm_memory::GuestAddress;
+use vmm_adapter::fdt::lint::{Expect, lint};
 use vmm_adapter::fdt::{self, Device, GuestTree, Value};
 use vmm_adapter::gunyah::Gunyah;
 use vmm_adapter::{Hypervisor, IrqLine, MsiPool, Sharing, Vm, VmConfig, VmKind};
@@ -25,7 +26,12 @@ fn blob(
     let write = || {
         let vm = Gunyah::open().unwrap().create_vm(config).unwrap();
         prepare(&*vm);
-        fdt::write(&*vm, guest).unwrap()
+        let tree = fdt::write(&*vm, guest).unwrap();
+        let mut findings = lint(&tree, &Expect::of(&*vm));
+        // The largest of them may be as large as it is.
+        findings.retain(|finding| finding.rule.code != "too-big");
+        assert_eq!(findings, []);
+        tree
     };
     fake.run(|_| write()).unwrap()
 }

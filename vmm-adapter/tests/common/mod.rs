@@ -1,6 +1,9 @@
 //! What several tests need.
 #![allow(dead_code, reason = "no test needs all of it")]
 
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
 /// A reader of flattened devicetrees, for looking at what was written. It trusts its input.
 pub struct Tree(Vec<(String, Vec<u8>)>);
 
@@ -67,4 +70,29 @@ impl Tree {
             self.0.iter().map(|(found, _)| found).filter(|found| !found.contains(':') && below(found));
         nodes.map(|found| &found[path.len() + 1..]).filter(|name| !name.contains('/')).collect()
     }
+}
+
+/// An example's binary. `cargo test` builds it beside this test; its name in capitals, MICROVM for example, names another.
+pub fn example(name: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(name.to_uppercase()) {
+        return path.into();
+    }
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().unwrap().parent().unwrap().join("examples").join(name);
+    let built = match std::fs::metadata(&path) {
+        Ok(found) => found.modified().unwrap(),
+        Err(error) => panic!("{}: {error}; build it: cargo build -p vmm-adapter --examples", path.display()),
+    };
+    let newest = newest(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name));
+    assert!(
+        built >= newest,
+        "{} is older than its source: cargo build -p vmm-adapter --examples",
+        path.display()
+    );
+    path
+}
+
+fn newest(sources: &Path) -> SystemTime {
+    let files = std::fs::read_dir(sources).unwrap();
+    files.map(|file| file.unwrap().metadata().unwrap().modified().unwrap()).max().unwrap()
 }
