@@ -72,8 +72,8 @@ impl IrqLine {
 /// A fixed set of lines for message-signalled interrupts, by way of a GICv2m frame.
 ///
 /// The lines `base .. base + count` are declared as edge lines, beside [`VmConfig::irq_lines`], and the tree shows the
-/// frame to the guest. The frame itself is a device of the VMM: a guest's write of an INTID (SPI + 32) to its offset 0x40
-/// is a signal on that line.
+/// frame to the guest. The frame itself is a device of the VMM, [`MsiFrame`](crate::MsiFrame): a guest's write of an INTID
+/// (SPI + 32) to its offset 0x40 is a signal on that line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsiPool {
     /// The first SPI.
