@@ -73,6 +73,7 @@
 //! ```
 
 mod boot;
+mod bus;
 mod caps;
 mod config;
 mod error;
@@ -89,6 +90,7 @@ mod vcpu;
 mod vm;
 
 pub use boot::BootContext;
+pub use bus::{Bus, MmioDevice};
 pub use caps::{Backend, Capabilities, Feature};
 pub use config::{GicLayout, IrqLine, MsiPool, Trigger, VmConfig, VmKind};
 pub use error::{Error, Result};

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::bus::MmioDevice;
 use crate::config::{IrqLine, MsiPool};
 use crate::error::{Error, Result};
-use crate::io::{IoHandler, IoOutcome};
+use crate::io::IoOutcome;
 use crate::vm::Vm;
 
 /// The number of the first shared peripheral interrupt, as the guest's messages count.
@@ -30,7 +31,7 @@ mod register {
 /// [`fdt::write`](crate::fdt::write) describes the frame; PCI host bridges name
 /// [`fdt::MSI_PHANDLE`](crate::fdt::MSI_PHANDLE) as their `msi-parent`.
 ///
-/// Devices that the VMM emulates need no store: they call [`MsiFrame::signal`] with the data that the guest's driver wrote
+/// Put it on the [`Bus`](crate::Bus), at [`MsiPool::frame`] and with [`MsiFrame::SIZE`] bytes. Devices that the VMM emulates need no store: they call [`MsiFrame::signal`] with the data that the guest's driver wrote
 /// into their MSI-X table.
 #[derive(Debug)]
 pub struct MsiFrame {
@@ -125,18 +126,12 @@ impl MsiFrame {
     pub fn stray(&self) -> u64 {
         self.stray.load(Ordering::Relaxed)
     }
-
-    /// The offset of an access in the frame.
-    fn offset(&self, addr: GuestAddress) -> Option<u64> {
-        addr.0.checked_sub(self.pool.frame.0).filter(|offset| *offset < Self::SIZE)
-    }
 }
 
-/// Only accesses inside the frame are claimed. A store to SETSPI counts when it is of 32 bits; other stores are dropped,
-/// and registers that do not exist read as zero, as in hardware.
-impl IoHandler for MsiFrame {
-    fn mmio_read(&self, addr: GuestAddress, data: &mut [u8]) -> IoOutcome {
-        let Some(offset) = self.offset(addr) else { return IoOutcome::Unclaimed };
+/// A store to SETSPI counts when it is of 32 bits; other stores are dropped, and registers that do not exist read as zero, as
+/// in hardware.
+impl MmioDevice for MsiFrame {
+    fn read(&self, offset: u64, data: &mut [u8]) -> IoOutcome {
         let value = match offset {
             register::TYPER => FIRST_SPI.saturating_add(self.pool.base) << 16 | self.pool.count,
             // All others, the identification (0xfcc) among them.
@@ -148,8 +143,7 @@ impl IoHandler for MsiFrame {
         IoOutcome::Handled
     }
 
-    fn mmio_write(&self, addr: GuestAddress, data: &[u8]) -> IoOutcome {
-        let Some(offset) = self.offset(addr) else { return IoOutcome::Unclaimed };
+    fn write(&self, offset: u64, data: &[u8]) -> IoOutcome {
         if let (register::SETSPI, Ok(data)) = (offset, data.try_into()) {
             self.signal(u32::from_le_bytes(data));
         }

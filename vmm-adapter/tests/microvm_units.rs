@@ -10,8 +10,6 @@
     missing_docs
 )]
 
-#[path = "../examples/microvm/bus.rs"]
-mod bus;
 #[path = "../examples/microvm/cli.rs"]
 mod cli;
 #[path = "../examples/microvm/error.rs"]

@@ -10,7 +10,8 @@ use vm_memory::GuestAddress;
 use vmm_adapter::fdt::{self, GuestTree};
 use vmm_adapter::gunyah::Gunyah;
 use vmm_adapter::{
-    BootContext, Error, Hypervisor, IoHandler, IoOutcome, MsiFrame, MsiPool, Sharing, VcpuExit, Vm, VmConfig,
+    BootContext, Bus, Error, Hypervisor, IoOutcome, MmioDevice, MsiFrame, MsiPool, Sharing, VcpuExit, Vm,
+    VmConfig,
 };
 
 const RAM: u64 = 0x8000_0000;
@@ -62,10 +63,12 @@ fn run(code: &[u32], beside: impl FnOnce(&MsiFrame) + Send) {
     ram.write(GuestAddress(TREE), &fdt::write(&*vm, &GuestTree::default()).unwrap()).unwrap();
     let mut vcpu = vm.create_vcpu(0).unwrap();
     let frame = MsiFrame::new(&vm).unwrap();
+    let mut bus = Bus::new();
+    bus.add(POOL.frame, MsiFrame::SIZE, &frame).unwrap();
     vm.start(&BootContext { entry: GuestAddress(RAM), fdt: GuestAddress(TREE), fdt_size: 0x4000 }).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| beside(&frame));
-        let exit = vcpu.run(&frame).unwrap();
+        let exit = vcpu.run(&bus).unwrap();
         assert!(matches!(exit, VcpuExit::PowerOff(_)), "{exit:?}");
     });
 }
@@ -100,29 +103,24 @@ fn the_registers_of_the_frame() {
     on(Flavour::V11, |_| {
         let vm = vm();
         let frame = MsiFrame::new(&vm).unwrap();
-        let at = |offset: u64| GuestAddress(POOL.frame.0 + offset);
         let mut word = [0xff; 4];
-        assert_eq!(frame.mmio_read(at(8), &mut word), IoOutcome::Handled);
+        assert_eq!(frame.read(8, &mut word), IoOutcome::Handled);
         assert_eq!(u32::from_le_bytes(word), 96 << 16 | 8);
         let mut wide = [0xff; 8];
-        assert_eq!(frame.mmio_read(at(8), &mut wide), IoOutcome::Handled);
+        assert_eq!(frame.read(8, &mut wide), IoOutcome::Handled);
         assert_eq!(u64::from_le_bytes(wide), 96 << 16 | 8);
         for offset in [0, 0x40, 0xfcc, 0xfff] {
             let mut byte = [0xff];
-            assert_eq!(frame.mmio_read(at(offset), &mut byte), IoOutcome::Handled);
+            assert_eq!(frame.read(offset, &mut byte), IoOutcome::Handled);
             assert_eq!(byte, [0], "{offset:#x}");
-        }
-        for outside in [POOL.frame.0 - 1, POOL.frame.0 + 0x1000, 0, u64::MAX] {
-            assert_eq!(frame.mmio_read(GuestAddress(outside), &mut word), IoOutcome::Unclaimed);
-            assert_eq!(frame.mmio_write(GuestAddress(outside), &[0; 4]), IoOutcome::Unclaimed);
         }
         // Numbers that are not in the pool, and stores that are no messages.
         for data in [0, 31, 95, 104, u32::MAX] {
-            assert_eq!(frame.mmio_write(at(0x40), &data.to_le_bytes()), IoOutcome::Handled);
+            assert_eq!(frame.write(0x40, &data.to_le_bytes()), IoOutcome::Handled);
         }
         assert_eq!(frame.stray(), 5);
-        assert_eq!(frame.mmio_write(at(0x40), &[0; 2]), IoOutcome::Handled);
-        assert_eq!(frame.mmio_write(at(0x44), &[0; 4]), IoOutcome::Handled);
+        assert_eq!(frame.write(0x40, &[0; 2]), IoOutcome::Handled);
+        assert_eq!(frame.write(0x44, &[0; 4]), IoOutcome::Handled);
         assert_eq!(frame.stray(), 5);
     });
 }

@@ -6,10 +6,11 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use vm_memory::GuestAddress;
 use vmm_adapter::fdt::{self, GuestTree, Value};
-use vmm_adapter::{BootContext, Hypervisor, IoHandler, MemoryRegion, Sharing, Vcpu, Vm, VmConfig, VmKind};
+use vmm_adapter::{
+    BootContext, Bus, Hypervisor, IoHandler, MemoryRegion, Sharing, Vcpu, Vm, VmConfig, VmKind,
+};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::bus::Bus;
 use crate::cli::Options;
 use crate::error::{Error, Result};
 use crate::input::Input;
@@ -51,16 +52,17 @@ pub(crate) fn run(hypervisor: &dyn Hypervisor, options: &Options) -> Result<Outc
     let console = Arc::new(Console::new(irq, clone(&room)?, io::stdout()));
     let clock = Clock::new();
     let test_device = options.kernel.is_none().then(TestDevice::default);
-    let mut bus = Bus::default();
-    bus.add(layout::SERIAL, layout::SERIAL_SIZE, &*console);
-    bus.add(layout::RTC, layout::RTC_SIZE, &clock);
+    let mut bus = Bus::new();
+    bus.add(GuestAddress(layout::SERIAL), layout::SERIAL_SIZE, &*console)?;
+    bus.add(GuestAddress(layout::RTC), layout::RTC_SIZE, &clock)?;
     if let Some(device) = &test_device {
-        bus.add(layout::TEST_DEVICE, layout::TEST_DEVICE_SIZE, device);
+        bus.add(GuestAddress(layout::TEST_DEVICE), layout::TEST_DEVICE_SIZE, device)?;
     }
 
     let vcpus: Vec<_> = (0..options.cpus).map(|id| vm.create_vcpu(id)).collect::<vmm_adapter::Result<_>>()?;
     vm.start(&boot)?;
     let outcome = run_vcpus(vcpus, &bus, &console, room)?;
+    drop(bus);
     match (outcome, test_device.map(|device| device.verdict())) {
         (Outcome::PowerOff(_), Some(Err(why))) => Err(Error::new(why)),
         _ => Ok(outcome),

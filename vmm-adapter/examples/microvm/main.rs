@@ -5,7 +5,6 @@
 //! rest.
 
 mod backend;
-mod bus;
 mod cli;
 mod error;
 mod input;

@@ -4,9 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use vm_superio::Rtc;
 use vm_superio::rtc_pl031::NoEvents;
-use vmm_adapter::IoOutcome;
-
-use crate::bus::Device;
+use vmm_adapter::{IoOutcome, MmioDevice};
 
 pub(crate) struct Clock(Mutex<Rtc<NoEvents>>);
 
@@ -16,7 +14,7 @@ impl Clock {
     }
 }
 
-impl Device for Clock {
+impl MmioDevice for Clock {
     fn read(&self, offset: u64, data: &mut [u8]) -> IoOutcome {
         match (u16::try_from(offset), <&mut [u8; 4]>::try_from(data)) {
             (Ok(offset), Ok(word)) => {

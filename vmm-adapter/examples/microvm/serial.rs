@@ -5,10 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
-use vmm_adapter::IoOutcome;
+use vmm_adapter::{IoOutcome, MmioDevice};
 use vmm_sys_util::eventfd::EventFd;
-
-use crate::bus::Device;
 
 /// The UART's interrupt: a signal on the irqfd of its line.
 struct Interrupt(EventFd);
@@ -66,7 +64,7 @@ impl<W: Write> Console<W> {
     }
 }
 
-impl<W: Write + Send> Device for Console<W> {
+impl<W: Write + Send> MmioDevice for Console<W> {
     fn read(&self, offset: u64, data: &mut [u8]) -> IoOutcome {
         match (u8::try_from(offset), data) {
             (Ok(offset), [byte]) => {

@@ -5,9 +5,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use vmm_adapter::IoOutcome;
-
-use crate::bus::Device;
+use vmm_adapter::{IoOutcome, MmioDevice};
 
 const PATTERN: u64 = 0x8877_6655_4433_2211;
 const READ: u64 = 0x00;
@@ -45,7 +43,7 @@ impl TestDevice {
     }
 }
 
-impl Device for TestDevice {
+impl MmioDevice for TestDevice {
     fn read(&self, offset: u64, data: &mut [u8]) -> IoOutcome {
         match (offset, data.len()) {
             (READ, 1 | 2 | 4 | 8) => {
