@@ -16,7 +16,8 @@
 //!   dropped silently.
 //! - The devicetree is part of the interface: [`fdt::write`] writes it, with what the hypervisor wants in it.
 //!
-//! The backends are features of this crate: `gunyah` (default). The flavour of Gunyah is found out at run time.
+//! The backends are features of this crate: `gunyah` (default). The flavour of Gunyah is found out at run time. Authors of a VMM that
+//! runs on KVM start at [`porting_from_kvm`].
 //!
 //! # A whole VMM
 //!
@@ -103,3 +104,6 @@ pub use phase::Phase;
 pub use shared::{SharedMemory, shared_memory};
 pub use vcpu::{ExitCause, ExitDetails, Kicker, Registers, Vcpu, VcpuExit};
 pub use vm::{DirtyLog, IoEventMatch, Vm};
+
+#[doc = include_str!("../docs/porting-from-kvm.md")]
+pub mod porting_from_kvm {}
