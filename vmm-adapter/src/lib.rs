@@ -88,6 +88,7 @@ mod msi;
 mod phase;
 mod shared;
 mod sys;
+mod thread;
 mod vcpu;
 mod vm;
 
@@ -102,6 +103,7 @@ pub use memory::{MemoryRegion, Sharing};
 pub use msi::{MsiFrame, MsiMessage};
 pub use phase::Phase;
 pub use shared::{SharedMemory, shared_memory};
+pub use thread::{VcpuEnd, VcpuThread};
 pub use vcpu::{ExitCause, ExitDetails, Kicker, Registers, Vcpu, VcpuExit};
 pub use vm::{DirtyLog, IoEventMatch, Vm};
 
