@@ -61,6 +61,18 @@ pub enum Error {
         /// The reason as the kernel gave it.
         reason: u32,
     },
+    /// This build has no such backend.
+    #[error("this build has no {backend} backend (feature {:?})", backend.name())]
+    NotCompiled {
+        /// Which.
+        backend: Backend,
+    },
+    /// This host has no hypervisor that this build drives.
+    #[error("this host has no hypervisor: {}", said(.tried))]
+    NoHypervisor {
+        /// What each backend said.
+        tried: Vec<(Backend, Error)>,
+    },
     /// The hypervisor refused, or answered nonsense. The source names the ioctl and keeps the errno.
     #[error("{op} failed")]
     Backend {
@@ -70,6 +82,12 @@ pub enum Error {
         #[source]
         source: Box<dyn StdError + Send + Sync>,
     },
+}
+
+fn said(tried: &[(Backend, Error)]) -> String {
+    let lines: Vec<_> =
+        tried.iter().map(|(backend, error)| format!("{backend}: {}", error.chain())).collect();
+    lines.join("; ")
 }
 
 impl Error {
@@ -109,7 +127,8 @@ impl Error {
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
-            Error::Unsupported { .. } => io::ErrorKind::Unsupported,
+            Error::Unsupported { .. } | Error::NotCompiled { .. } => io::ErrorKind::Unsupported,
+            Error::NoHypervisor { .. } => io::ErrorKind::NotFound,
             Error::InvalidArgument { .. } => io::ErrorKind::InvalidInput,
             Error::UnknownExit { .. } => io::ErrorKind::InvalidData,
             other => {

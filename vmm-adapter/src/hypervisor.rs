@@ -10,9 +10,10 @@ use crate::vm::Vm;
 
 /// A hypervisor that this host has.
 pub trait Hypervisor: Debug + Send + Sync {
-    /// What every VM of it offers.
+    /// What a VM of it can offer at most: what is missing here no VM has, and that is known before one is made.
     ///
-    /// A VM can offer more ([`Vm::capabilities`]): Gunyah answers some questions on a VM's file descriptor only.
+    /// [`Vm::capabilities`] tells what one VM does offer. On KVM both are the same. Gunyah answers most questions on a VM's file
+    /// descriptor only: here it has what some flavour has.
     fn capabilities(&self) -> &Capabilities;
 
     /// Makes an empty VM, in the phase [`Phase::Configuring`](crate::Phase::Configuring).

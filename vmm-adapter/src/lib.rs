@@ -83,9 +83,14 @@ pub mod fdt;
 pub mod gunyah;
 mod hypervisor;
 mod io;
+#[cfg(all(feature = "kvm", any(target_arch = "aarch64", target_arch = "x86_64")))]
+pub mod kvm;
 mod memory;
 mod msi;
 mod phase;
+mod select;
+#[cfg(any(feature = "gunyah", feature = "kvm"))]
+mod setup;
 mod shared;
 mod sys;
 mod thread;
@@ -94,7 +99,7 @@ mod vm;
 
 pub use boot::BootContext;
 pub use bus::{Bus, MmioDevice};
-pub use caps::{Backend, Capabilities, Feature};
+pub use caps::{Backend, Capabilities, Feature, GuestArch};
 pub use config::{GicLayout, IrqLine, MsiPool, Trigger, VmConfig, VmKind};
 pub use error::{Error, Result};
 pub use hypervisor::Hypervisor;
@@ -102,6 +107,7 @@ pub use io::{IoHandler, IoOutcome};
 pub use memory::{MemoryRegion, Sharing};
 pub use msi::{MsiFrame, MsiMessage};
 pub use phase::Phase;
+pub use select::{open, open_backend, set_kick_signal};
 pub use shared::{SharedMemory, shared_memory};
 pub use thread::{VcpuEnd, VcpuThread};
 pub use vcpu::{ExitCause, ExitDetails, Kicker, Registers, Vcpu, VcpuExit};

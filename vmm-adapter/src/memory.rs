@@ -204,7 +204,7 @@ impl MemoryRegion {
     }
 
     /// The host's address of the first byte; `None` once it is unmapped.
-    #[cfg(feature = "gunyah")]
+    #[cfg(any(feature = "gunyah", feature = "kvm"))]
     pub(crate) fn host_addr(&self) -> Option<u64> {
         self.lock().mapping.as_ref().map(|mapping| mapping.as_ptr() as u64)
     }

@@ -137,9 +137,27 @@ pub trait Vm: Debug + Send + Sync {
     fn dirty_log(&self) -> Option<&dyn DirtyLog>;
 }
 
-/// Dirty-page tracking.
-pub trait DirtyLog {
-    /// Takes the bitmap of pages of the region at `addr` that were written since the last call: bit 0 of word 0 is the
-    /// first page.
+/// Dirty-page tracking, a region at a time.
+///
+/// KVM: any region, configuring and running. What the host writes is not in the log. Gunyah has none.
+pub trait DirtyLog: Debug + Send + Sync {
+    /// Begins to track the region at `addr`, with no page written so far. Nothing if it is tracked already.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::Error::InvalidArgument): there is no region at `addr`.
+    /// [`WrongState`](crate::Error::WrongState), [`Backend`](crate::Error::Backend).
+    fn start(&self, addr: GuestAddress) -> Result<()>;
+
+    /// Ends the tracking of the region at `addr`, and with it the cost of tracking. Nothing if it is not tracked.
+    ///
+    /// # Errors
+    /// As [`DirtyLog::start`].
+    fn stop(&self, addr: GuestAddress) -> Result<()>;
+
+    /// Takes the bitmap of the pages of the region at `addr` that were written since the last call, or since the start of the
+    /// tracking: bit 0 of word 0 is the first page. Pages are of the host's size.
+    ///
+    /// # Errors
+    /// As [`DirtyLog::start`], and for a region that is not tracked.
     fn take(&self, addr: GuestAddress) -> Result<Vec<u64>>;
 }

@@ -1,6 +1,11 @@
-//! An assembler for guests of a dozen instructions.
+//! An assembler for guests of a dozen instructions, so that the same program runs on every backend.
 //!
-//! Registers are numbers: 0 is X0, 31 is XZR.
+//! Registers are numbers: 0 is X0, 31 is XZR on arm64. On x86_64 there are 0 to 9, and what the methods say of arm64's instructions
+//! is done by those of [`x86`](crate::x86).
+
+use vmm_adapter::GuestArch;
+
+use crate::x86;
 
 /// The width of an access in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,32 +50,57 @@ pub struct Label(usize);
 #[derive(Clone, Debug, Default)]
 pub struct Program {
     words: Vec<u32>,
+    /// Instead of the words.
+    x86: Option<x86::Code>,
 }
 
 impl Program {
-    /// An empty program.
+    /// An empty program for arm64.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// A program for guests of this kind, which lies at the guest physical address `base`.
+    pub fn on(arch: GuestArch, base: u64) -> Self {
+        let x86 = (arch == GuestArch::X86_64).then(|| x86::Code::new(base));
+        Self { words: Vec::new(), x86 }
+    }
+
     /// The next instruction's place, to branch back to.
     pub fn here(&self) -> Label {
-        Label(self.words.len())
+        match &self.x86 {
+            Some(code) => Label(code.offset() as usize),
+            None => Label(self.words.len()),
+        }
     }
 
     /// The next instruction's offset from the program's start in bytes.
     pub fn offset(&self) -> u64 {
-        self.words.len() as u64 * 4
+        self.x86.as_ref().map_or(self.words.len() as u64 * 4, x86::Code::offset)
     }
 
     /// Any instruction.
     pub fn word(&mut self, word: u32) -> &mut Self {
+        assert!(self.x86.is_none(), "an arm64 instruction in an x86_64 program");
         self.words.push(word);
+        self
+    }
+
+    /// An instruction that does not exist.
+    pub fn undefined(&mut self) -> &mut Self {
+        match &mut self.x86 {
+            Some(code) => code.triple_fault(),
+            None => self.words.push(0),
+        }
         self
     }
 
     /// Fills up with instructions that do not exist, until the offset is a multiple of `bytes`.
     pub fn align(&mut self, bytes: u64) -> &mut Self {
+        if let Some(code) = &mut self.x86 {
+            code.align(bytes);
+            return self;
+        }
         while self.offset() % bytes != 0 {
             self.word(0);
         }
@@ -79,6 +109,10 @@ impl Program {
 
     /// MOVZ and as many MOVK as it takes.
     pub fn mov(&mut self, rd: u32, value: u64) -> &mut Self {
+        if let Some(code) = &mut self.x86 {
+            code.mov(rd, value);
+            return self;
+        }
         self.word(0xd280_0000 | (value as u32 & 0xffff) << 5 | rd);
         for shift in 1..4 {
             let part = (value >> (16 * shift)) as u32 & 0xffff;
@@ -91,11 +125,19 @@ impl Program {
 
     /// LDRB, LDRH, LDR W or LDR X from the address in `rn`.
     pub fn load(&mut self, width: Width, rt: u32, rn: u32) -> &mut Self {
+        if let Some(code) = &mut self.x86 {
+            code.load(width, rt, rn);
+            return self;
+        }
         self.word(0x3940_0000 | (width as u32) << 30 | rn << 5 | rt)
     }
 
     /// STRB, STRH, STR W or STR X to the address in `rn`.
     pub fn store(&mut self, width: Width, rt: u32, rn: u32) -> &mut Self {
+        if let Some(code) = &mut self.x86 {
+            code.store(width, rt, rn);
+            return self;
+        }
         self.word(0x3900_0000 | (width as u32) << 30 | rn << 5 | rt)
     }
 
@@ -106,43 +148,84 @@ impl Program {
 
     /// ADD with a number below 4096.
     pub fn add(&mut self, rd: u32, rn: u32, value: u32) -> &mut Self {
+        if let Some(code) = &mut self.x86 {
+            code.add(rd, rn, value);
+            return self;
+        }
         self.word(0x9100_0000 | (value & 0xfff) << 10 | rn << 5 | rd)
     }
 
     /// SUB with a number below 4096.
     pub fn sub(&mut self, rd: u32, rn: u32, value: u32) -> &mut Self {
+        if let Some(code) = &mut self.x86 {
+            code.sub(rd, rn, value);
+            return self;
+        }
         self.word(0xd100_0000 | (value & 0xfff) << 10 | rn << 5 | rd)
+    }
+
+    /// SUB of two registers.
+    pub fn sub_registers(&mut self, rd: u32, rn: u32, rm: u32) -> &mut Self {
+        if let Some(code) = &mut self.x86 {
+            code.sub_registers(rd, rn, rm);
+            return self;
+        }
+        self.word(0xcb00_0000 | rm << 16 | rn << 5 | rd)
     }
 
     /// The number of the CPU: the lowest affinity field of MPIDR_EL1.
     pub fn cpu_number(&mut self, rd: u32) -> &mut Self {
+        if let Some(code) = &mut self.x86 {
+            code.cpu_number(rd);
+            return self;
+        }
         self.word(0xd538_00a0 | rd).word(0x9240_1c00 | rd << 5 | rd)
     }
 
     /// Sets VBAR_EL1.
     pub fn set_vectors(&mut self, rt: u32) -> &mut Self {
+        if self.x86.is_some() {
+            // No test has a fault there that it survives.
+            return self;
+        }
         self.word(0xd518_c000 | rt).word(0xd503_3fdf)
     }
 
     /// WFI.
     pub fn wfi(&mut self) -> &mut Self {
+        if let Some(code) = &mut self.x86 {
+            code.halt();
+            return self;
+        }
         self.word(0xd503_207f)
     }
 
     /// Branches to `to`.
     pub fn branch(&mut self, to: Label) -> &mut Self {
+        if let Some(code) = &mut self.x86 {
+            code.branch(to.0);
+            return self;
+        }
         let distance = self.back(to);
         self.word(0x1400_0000 | distance & 0x03ff_ffff)
     }
 
     /// Branches to `to` if the register is not zero.
     pub fn branch_if(&mut self, rt: u32, to: Label) -> &mut Self {
+        if let Some(code) = &mut self.x86 {
+            code.branch_if(rt, false, to.0);
+            return self;
+        }
         let distance = self.back(to);
         self.word(0xb500_0000 | (distance & 0x7_ffff) << 5 | rt)
     }
 
     /// Branches to `to` if the register is zero.
     pub fn branch_unless(&mut self, rt: u32, to: Label) -> &mut Self {
+        if let Some(code) = &mut self.x86 {
+            code.branch_if(rt, true, to.0);
+            return self;
+        }
         let distance = self.back(to);
         self.word(0xb400_0000 | (distance & 0x7_ffff) << 5 | rt)
     }
@@ -157,8 +240,38 @@ impl Program {
         self.mov(0, function).word(0xd400_0002)
     }
 
-    /// Turns the machine off; and spins in case that takes a while.
+    /// Turns the CPU with the number in `X1` on, at the address in `X2`. Changes X0 and X3.
+    pub fn cpu_on(&mut self) -> &mut Self {
+        match &mut self.x86 {
+            Some(code) => {
+                code.cpu_on(1, 2);
+                code.mov(0, 0);
+                self
+            }
+            None => self.mov(3, 0).psci(psci::CPU_ON),
+        }
+    }
+
+    /// Turns this CPU off.
+    pub fn cpu_off(&mut self) -> &mut Self {
+        if self.x86.is_none() {
+            return self.psci(psci::CPU_OFF);
+        }
+        let again = self.here();
+        self.wfi().branch(again)
+    }
+
+    /// The x86_64 program, for what only that has.
+    pub fn x86(&mut self) -> Option<&mut x86::Code> {
+        self.x86.as_mut()
+    }
+
+    /// Turns the machine off; and spins in case that takes a while. On x86_64, where only devices could do that, it crashes.
     pub fn power_off(&mut self) -> &mut Self {
+        if let Some(code) = &mut self.x86 {
+            code.triple_fault();
+            return self;
+        }
         self.psci(psci::SYSTEM_OFF);
         let hang = self.here();
         self.branch(hang)
@@ -166,6 +279,9 @@ impl Program {
 
     /// The program's bytes.
     pub fn bytes(&self) -> Vec<u8> {
+        if let Some(code) = &self.x86 {
+            return code.bytes();
+        }
         self.words.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
 }

@@ -2,7 +2,21 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+
+/// Which hypervisor to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Choice {
+    /// Gunyah, or the fake where this host has no /dev/gunyah
+    #[default]
+    Auto,
+    /// Gunyah, by way of its device
+    Gunyah,
+    /// KVM, on arm64 hosts
+    Kvm,
+    /// A fake Gunyah kernel inside this process
+    Fake,
+}
 
 /// A small VMM: boots an arm64 guest through the Gunyah ABI.
 ///
@@ -37,6 +51,10 @@ pub(crate) struct Options {
     /// Write the guest's devicetree to FILE before the start
     #[arg(long, value_name = "FILE")]
     pub(crate) dtb: Option<PathBuf>,
+
+    /// The hypervisor
+    #[arg(long, value_name = "NAME", value_enum, default_value_t)]
+    pub(crate) hypervisor: Choice,
 
     /// The Gunyah device; never the fake [default: /dev/gunyah, or the fake where that does not exist]
     #[arg(long, value_name = "PATH")]

@@ -26,11 +26,16 @@ mod vm;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::caps::{Backend, Capabilities, Feature};
+use crate::caps::{Backend, Capabilities, Feature, GuestArch};
 use crate::config::{VmConfig, VmKind};
 use crate::error::Result;
 use crate::hypervisor::Hypervisor;
 use crate::vm::Vm;
+
+/// As [`crate::set_kick_signal`].
+pub(crate) fn set_kick_signal(signal: i32) -> Result<()> {
+    gunyah_ioctls::set_kick_signal(signal).map_err(error::backend("set_kick_signal"))
+}
 
 /// Gunyah on this host.
 #[derive(Debug)]
@@ -64,10 +69,10 @@ impl Gunyah {
 impl From<gunyah_ioctls::Gunyah> for Gunyah {
     /// Takes a device that is open already.
     fn from(device: gunyah_ioctls::Gunyah) -> Self {
-        // Read-only memory is what all flavours have; all else is known when a VM can be asked.
         let capabilities = Capabilities::new(
             Backend::Gunyah,
-            &[Feature::ReadOnlyMemory],
+            GuestArch::Arm64,
+            SOMEWHERE,
             VmConfig::DEFAULT_MAX_VCPUS,
             VmConfig::DEFAULT_GUEST_PHYS_BITS,
         );
@@ -103,6 +108,19 @@ impl Hypervisor for Gunyah {
     }
 }
 
+/// What at least one flavour has. Which one a host is turns out when a VM can be asked.
+const SOMEWHERE: [Feature; 9] = [
+    Feature::PlainVm,
+    Feature::ReadOnlyMemory,
+    Feature::OwnMemory,
+    Feature::PrivateMemory,
+    Feature::Firmware,
+    Feature::BootContext,
+    Feature::MmioFault,
+    Feature::MsiPool,
+    Feature::GuestPower,
+];
+
 /// What a VM of this host offers.
 fn capabilities(host: &gunyah_ioctls::Features, config: &VmConfig) -> Capabilities {
     use gunyah_ioctls::Feature as Host;
@@ -118,8 +136,9 @@ fn capabilities(host: &gunyah_ioctls::Features, config: &VmConfig) -> Capabiliti
         (Feature::Firmware, host.has(Host::Firmware)),
         (Feature::BootContext, host.has(Host::BootContext)),
         (Feature::MmioFault, host.mmio_fault()),
+        (Feature::MsiPool, true),
+        (Feature::GuestPower, true),
     ];
-    let features: Vec<Feature> =
-        offered.iter().filter(|(_, has)| *has).map(|(feature, _)| *feature).collect();
-    Capabilities::new(Backend::Gunyah, &features, config.max_vcpus, config.guest_phys_bits)
+    let features = offered.into_iter().filter(|(_, has)| *has).map(|(feature, _)| feature);
+    Capabilities::new(Backend::Gunyah, GuestArch::Arm64, features, config.max_vcpus, config.guest_phys_bits)
 }

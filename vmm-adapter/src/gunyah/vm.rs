@@ -1,8 +1,7 @@
 //! A VM of Gunyah.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use gunyah_ioctls as ioctls;
 use gunyah_ioctls::{BootRegister, VmFd};
@@ -11,7 +10,7 @@ use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::functions::Functions;
-use super::memory::Regions;
+use super::memory::Given;
 use super::vcpu::GunyahVcpu;
 use super::{error, tree};
 use crate::boot::BootContext;
@@ -20,10 +19,11 @@ use crate::config::{IrqLine, VmConfig, VmKind};
 use crate::error::{Error, Result};
 use crate::memory::{MemoryRegion, Sharing};
 use crate::phase::Phase;
+use crate::setup::{Declared, PhaseCell, check_line, lock};
 use crate::vcpu::Vcpu;
 use crate::vm::{DirtyLog, IoEventMatch, Vm};
 
-/// What the hypervisor counts a tree's size in, whatever the host's page size is.
+/// A page of the tree, whatever the host's page size is.
 const TREE_PAGE: u64 = 4096;
 /// How often a start that a signal interrupted is tried again.
 const START_TRIES: u32 = 100;
@@ -38,7 +38,7 @@ pub(super) struct Shared {
     functions: Mutex<Functions>,
     fd: VmFd,
     setup: Mutex<Setup>,
-    phase: AtomicU8,
+    phase: PhaseCell,
     config: VmConfig,
     capabilities: Capabilities,
     device: Arc<ioctls::Gunyah>,
@@ -47,8 +47,8 @@ pub(super) struct Shared {
 /// What is declared before the start. Its lock is held for each step of the configuration and for the start.
 #[derive(Debug, Default)]
 struct Setup {
-    regions: Regions,
-    vcpus: Vec<u32>,
+    declared: Declared,
+    given: Given,
 }
 
 impl GunyahVm {
@@ -62,7 +62,7 @@ impl GunyahVm {
             functions: Mutex::default(),
             fd,
             setup: Mutex::default(),
-            phase: AtomicU8::new(Phase::Configuring as u8),
+            phase: PhaseCell::new(),
             config,
             capabilities,
             device,
@@ -72,40 +72,14 @@ impl GunyahVm {
     /// The setup, if it can still be changed.
     fn configure(&self, op: &'static str) -> Result<MutexGuard<'_, Setup>> {
         let setup = lock(&self.0.setup);
-        match self.0.phase() {
-            Phase::Configuring => Ok(setup),
-            phase => Err(Error::WrongState { op, phase }),
-        }
-    }
-
-    fn check_sharing(&self, op: &'static str, region: &MemoryRegion) -> Result<()> {
-        if region.sharing() == Sharing::Private {
-            self.0.capabilities.require(Feature::PrivateMemory)?;
-            if !self.0.config.kind.is_protected() {
-                return Err(Error::invalid(op, "a plain VM has no private memory"));
-            }
-        }
-        Ok(())
-    }
-
-    /// The line as it was declared.
-    fn check_line(&self, op: &'static str, line: IrqLine) -> Result<()> {
-        match self.0.config.line(line.spi) {
-            None => Err(Error::invalid(op, format!("interrupt line {} was not declared", line.spi))),
-            Some(declared) if declared != line => {
-                let why = format!("interrupt line {} was declared as {:?}", line.spi, declared.trigger);
-                Err(Error::invalid(op, why))
-            }
-            Some(_) => Ok(()),
-        }
+        self.0.phase.require(op, &[Phase::Configuring])?;
+        Ok(setup)
     }
 
     /// The functions, while any can be added.
     fn functions(&self, op: &'static str) -> Result<MutexGuard<'_, Functions>> {
-        match self.0.phase() {
-            Phase::Stopped => Err(Error::WrongState { op, phase: Phase::Stopped }),
-            _ => Ok(lock(&self.0.functions)),
-        }
+        self.0.phase.require(op, &[Phase::Configuring, Phase::Running])?;
+        Ok(lock(&self.0.functions))
     }
 }
 
@@ -123,16 +97,17 @@ impl Vm for GunyahVm {
     }
 
     fn memory(&self) -> Vec<MemoryRegion> {
-        lock(&self.0.setup).regions.all().to_vec()
+        lock(&self.0.setup).declared.regions().to_vec()
     }
 
     fn map(&self, region: &MemoryRegion) -> Result<()> {
         const OP: &str = "map";
         let mut setup = self.configure(OP)?;
         self.0.capabilities.require(Feature::OwnMemory)?;
-        self.check_sharing(OP, region)?;
-        setup.regions.check(OP, region, &self.0.config)?;
-        setup.regions.give(OP, &self.0.fd, region)
+        setup.declared.check_region(OP, region, &self.0.config, &self.0.capabilities)?;
+        Given::give(OP, &self.0.fd, region, setup.declared.regions().len())?;
+        setup.declared.add_region(region);
+        Ok(())
     }
 
     fn allocate(&self, addr: GuestAddress, size: u64, sharing: Sharing) -> Result<MemoryRegion> {
@@ -143,10 +118,10 @@ impl Vm for GunyahVm {
             return Ok(region);
         }
         let mut setup = self.configure(OP)?;
-        let (memory, region) = Regions::make(OP, &self.0.device, addr, size, sharing)?;
-        self.check_sharing(OP, &region)?;
-        setup.regions.check(OP, &region, &self.0.config)?;
-        setup.regions.bind(OP, &self.0.fd, memory, &region)?;
+        let (memory, region) = Given::make(OP, &self.0.device, addr, size, sharing)?;
+        setup.declared.check_region(OP, &region, &self.0.config, &self.0.capabilities)?;
+        setup.given.bind(OP, &self.0.fd, memory, &region)?;
+        setup.declared.add_region(&region);
         Ok(region)
     }
 
@@ -157,20 +132,15 @@ impl Vm for GunyahVm {
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>> {
         const OP: &str = "create_vcpu";
         let mut setup = self.configure(OP)?;
-        if id >= self.0.config.vcpus {
-            let why = format!("there is no vCPU {id}, the VM has {}", self.0.config.vcpus);
-            return Err(Error::invalid(OP, why));
-        }
+        setup.declared.check_vcpu(OP, id, &self.0.config)?;
         let fd = self.0.fd.add_vcpu(id).map_err(error::backend(OP))?;
-        if !setup.vcpus.contains(&id) {
-            setup.vcpus.push(id);
-        }
+        setup.declared.add_vcpu(id);
         Ok(Box::new(GunyahVcpu::new(fd, Arc::clone(&self.0))))
     }
 
     fn register_irqfd(&self, fd: &EventFd, line: IrqLine) -> Result<()> {
         const OP: &str = "register_irqfd";
-        self.check_line(OP, line)?;
+        check_line(OP, &self.0.config, line)?;
         self.functions(OP)?.add_irqfd(&self.0.fd, fd, line)
     }
 
@@ -188,7 +158,7 @@ impl Vm for GunyahVm {
 
     fn describe(&self, tree: &mut FdtWriter, gic: u32) -> Result<()> {
         let setup = self.configure("describe")?;
-        tree::describe(tree, gic, &self.0.config, self.0.fd.features(), setup.regions.all())
+        tree::describe(tree, gic, &self.0.config, self.0.fd.features(), setup.declared.regions())
     }
 
     /// The Resource Manager writes its nodes into the tree in place. A page holds them; while it works it may need the
@@ -200,12 +170,9 @@ impl Vm for GunyahVm {
     fn start(&self, boot: &BootContext) -> Result<()> {
         const OP: &str = "start";
         let setup = self.configure(OP)?;
-        let main = setup.regions.all().first().ok_or_else(|| Error::invalid(OP, "the VM has no memory"))?;
-        check_tree(OP, main, boot)?;
-        let entry = self.check_entry(OP, main, boot)?;
-        if let Some(id) = (0..self.0.config.vcpus).find(|id| !setup.vcpus.contains(id)) {
-            return Err(Error::invalid(OP, format!("vCPU {id} was not created")));
-        }
+        let main = setup.declared.check_start(OP, boot, &self.0.config, &self.0.capabilities)?;
+        // It is not told where that can be avoided: a Resource Manager of 2023 takes the call and then refuses the start.
+        let entry = (boot.entry != main.addr()).then_some(boot.entry);
 
         let fd = &self.0.fd;
         if let VmKind::ProtectedFirmware { addr, size } = self.0.config.kind {
@@ -217,7 +184,7 @@ impl Vm for GunyahVm {
             fd.set_boot_context(BootRegister::X(0), boot.fdt.0).map_err(error::backend(OP))?;
         }
         // From here on there is no way back.
-        setup.regions.close_to_host();
+        setup.given.close_to_host(setup.declared.regions());
         match start(fd) {
             Ok(()) => {
                 self.0.enter(Phase::Running);
@@ -235,30 +202,6 @@ impl Vm for GunyahVm {
     }
 }
 
-impl GunyahVm {
-    /// The entry point, if it has to be told.
-    ///
-    /// It is not told where that can be avoided: a Resource Manager of 2023 takes the call and then refuses the start.
-    fn check_entry(
-        &self,
-        op: &'static str,
-        main: &MemoryRegion,
-        boot: &BootContext,
-    ) -> Result<Option<GuestAddress>> {
-        if boot.entry == main.addr() {
-            return Ok(None);
-        }
-        if !main.contains(boot.entry, 4) {
-            return Err(Error::invalid(
-                op,
-                format!("the entry {:#x} is not in the main region", boot.entry.0),
-            ));
-        }
-        self.0.capabilities.require(Feature::BootContext)?;
-        Ok(Some(boot.entry))
-    }
-}
-
 fn start(fd: &VmFd) -> ioctls::Result<()> {
     for _ in 0..START_TRIES {
         match fd.start() {
@@ -269,51 +212,13 @@ fn start(fd: &VmFd) -> ioctls::Result<()> {
     fd.start()
 }
 
-/// Whether there is a tree, and room behind it.
-fn check_tree(op: &'static str, main: &MemoryRegion, boot: &BootContext) -> Result<()> {
-    const MAGIC: u32 = 0xd00d_feed;
-    let (fdt, size) = (boot.fdt.0, boot.fdt_size);
-    if fdt % 8 != 0 || size % TREE_PAGE != 0 {
-        let why = format!(
-            "the devicetree at {fdt:#x} + {size:#x} is not aligned to 8 bytes and sized in pages of 4096"
-        );
-        return Err(Error::invalid(op, why));
-    }
-    if !main.contains(boot.fdt, size) {
-        return Err(Error::invalid(
-            op,
-            format!("the devicetree at {fdt:#x} + {size:#x} is not in the main region"),
-        ));
-    }
-    let mut header = [0; 8];
-    if size >= TREE_PAGE {
-        main.read(boot.fdt, &mut header)?;
-    }
-    let [a, b, c, d, rest @ ..] = header;
-    let (magic, blob) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes(rest));
-    if magic != MAGIC {
-        return Err(Error::invalid(op, format!("there is no devicetree at {fdt:#x}")));
-    }
-    if u64::from(blob).saturating_add(TREE_PAGE) > size {
-        let why = format!(
-            "the devicetree has {blob} bytes of {size}: a page of {TREE_PAGE} must be left for the Resource Manager"
-        );
-        return Err(Error::invalid(op, why));
-    }
-    Ok(())
-}
-
 impl Shared {
     pub(super) fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Acquire) {
-            phase if phase == Phase::Configuring as u8 => Phase::Configuring,
-            phase if phase == Phase::Running as u8 => Phase::Running,
-            _ => Phase::Stopped,
-        }
+        self.phase.get()
     }
 
     pub(super) fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Release);
+        self.phase.enter(phase);
     }
 
     /// Whether the VM ran, and a vCPU has reported its end.
@@ -328,13 +233,8 @@ impl Shared {
 
     /// Takes a vCPU that is gone off the list, so that its number can be used again.
     pub(super) fn forget_vcpu(&self, id: u32) {
-        lock(&self.setup).vcpus.retain(|other| *other != id);
+        lock(&self.setup).declared.remove_vcpu(id);
     }
-}
-
-/// Nothing panics while it holds one of these locks, and what they guard is consistent between calls.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Shared {

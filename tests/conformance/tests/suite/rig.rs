@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use conformance::asm::Program;
+use conformance::x86;
 use vm_memory::GuestAddress;
 use vmm_adapter::fdt::{self, GuestTree};
 use vmm_adapter::{
-    BootContext, Feature, Hypervisor, IrqLine, MemoryRegion, Sharing, Vcpu, Vm, VmConfig, VmKind,
+    BootContext, Feature, GuestArch, Hypervisor, IoHandler, IrqLine, MemoryRegion, Sharing, Vcpu, VcpuExit,
+    Vm, VmConfig, VmKind,
 };
 
 pub const RAM: u64 = 0x8000_0000;
@@ -25,6 +27,11 @@ pub fn boot() -> BootContext {
     BootContext { entry: GuestAddress(RAM), fdt: GuestAddress(TREE), fdt_size: TREE_SIZE }
 }
 
+/// An empty program for this hypervisor's guests.
+pub fn guest(hypervisor: &dyn Hypervisor) -> Program {
+    Program::on(hypervisor.capabilities().guest_arch(), GuestAddress(RAM).0)
+}
+
 /// A VM of the kind that the host is most sure to run.
 pub fn create_vm(hypervisor: &dyn Hypervisor, config: VmConfig) -> Arc<dyn Vm> {
     let vm = hypervisor.create_vm(&config.with_kind(VmKind::Any)).unwrap();
@@ -39,14 +46,43 @@ pub fn give_ram(vm: &dyn Vm) -> MemoryRegion {
     vm.allocate(GuestAddress(RAM), RAM_SIZE, sharing).unwrap()
 }
 
+/// Puts the program into memory, and what its processor wants beside it.
+pub fn load(vm: &dyn Vm, ram: &MemoryRegion, program: &Program) {
+    ram.write(GuestAddress(RAM), &program.bytes()).unwrap();
+    if vm.capabilities().guest_arch() == GuestArch::X86_64 {
+        let tables = RAM + x86::TABLES;
+        ram.write(GuestAddress(tables), &x86::page_tables(tables)).unwrap();
+        if vm.config().vcpus > 1 {
+            let low = vm.allocate(GuestAddress(0), x86::LOW_SIZE, Sharing::Shared).unwrap();
+            low.write(GuestAddress(x86::TRAMPOLINE), &x86::Code::trampoline(tables)).unwrap();
+        }
+    }
+}
+
+/// How a VM ends whose guest did [`Program::power_off`].
+pub fn assert_off(vm: &dyn Vm, exit: VcpuExit) {
+    let caps = vm.capabilities();
+    match exit {
+        VcpuExit::PowerOff(_) if caps.has(Feature::GuestPower) => {}
+        VcpuExit::Crashed(_) if !caps.has(Feature::GuestPower) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
 impl Rig {
+    /// Runs vCPU 0 to the end that its guest has asked for.
+    pub fn run_to_the_end(&mut self, io: &dyn IoHandler) {
+        let exit = self.vcpus[0].run(io).unwrap();
+        assert_off(&*self.vm, exit);
+    }
+
     /// Everything but the tree and the start.
     pub fn new(hypervisor: &dyn Hypervisor, vcpus: u32, lines: &[IrqLine], program: &Program) -> Self {
         let mut config = VmConfig::new(vcpus);
         config.irq_lines = lines.to_vec();
         let vm = create_vm(hypervisor, config);
         let ram = give_ram(&*vm);
-        ram.write(GuestAddress(RAM), &program.bytes()).unwrap();
+        load(&*vm, &ram, program);
         let vcpus = (0..vcpus).map(|id| vm.create_vcpu(id).unwrap()).collect();
         Self { vm, ram, vcpus }
     }

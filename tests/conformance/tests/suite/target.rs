@@ -2,12 +2,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use fake_gunyah::{Fake, Flavour, Guest, Handle};
 use vmm_adapter::Hypervisor;
 use vmm_adapter::gunyah::Gunyah;
+use vmm_adapter::kvm::Kvm;
 
 use crate::promises::Promise;
 
@@ -23,27 +24,39 @@ pub struct Target {
 enum Kind {
     FakeGunyah(Flavour),
     RealGunyah,
+    Kvm,
     Missing(String),
 }
 
 /// What a promise may ask of the world behind the hypervisor, where it can be asked.
-#[derive(Clone)]
-pub struct Probe(Option<Handle>);
+pub struct Probe {
+    handle: Option<Handle>,
+    inapplicable: Mutex<Option<&'static str>>,
+}
 
 impl Probe {
+    fn new(handle: Option<Handle>) -> Self {
+        Self { handle, inapplicable: Mutex::default() }
+    }
+
+    /// The promise is about something that this target has not, and nothing is checked: the table says so.
+    pub fn inapplicable(&self, why: &'static str) {
+        self.inapplicable.lock().unwrap().get_or_insert(why);
+    }
+
     /// How often the guest's doorbell was rung.
     pub fn doorbells(&self, label: u32) -> Option<u64> {
-        self.0.as_ref().map(|handle| handle.doorbells(label))
+        self.handle.as_ref().map(|handle| handle.doorbells(label))
     }
 
     /// How many answers the kernel dropped.
     pub fn answers_lost(&self) -> Option<u64> {
-        self.0.as_ref().map(Handle::answers_lost)
+        self.handle.as_ref().map(Handle::answers_lost)
     }
 
     /// How many of the hypervisor's objects are open.
     pub fn objects(&self) -> Option<usize> {
-        self.0.as_ref().map(|handle| handle.objects().len())
+        self.handle.as_ref().map(|handle| handle.objects().len())
     }
 }
 
@@ -66,6 +79,11 @@ pub fn all() -> Vec<Target> {
         Kind::Missing(format!("there is no {}", Gunyah::DEFAULT_PATH))
     };
     targets.push(Target { name: "gunyah".into(), kind: real });
+    let kvm = match Kvm::open() {
+        Ok(_) => Kind::Kvm,
+        Err(error) => Kind::Missing(format!("{}: {}", Kvm::DEFAULT_PATH, error.chain())),
+    };
+    targets.push(Target { name: "kvm".into(), kind: kvm });
     targets
 }
 
@@ -87,20 +105,27 @@ impl Target {
         }
     }
 
-    fn run(&self, body: impl FnOnce(&dyn Hypervisor, &Probe) + Send) {
+    /// Gives the reason why nothing was checked, if nothing was.
+    fn run(&self, check: fn(&dyn Hypervisor, &Probe)) -> Option<&'static str> {
+        let run = |hypervisor: &dyn Hypervisor, handle| {
+            let probe = Probe::new(handle);
+            check(hypervisor, &probe);
+            probe.inapplicable.into_inner().unwrap()
+        };
         match &self.kind {
             Kind::FakeGunyah(flavour) => {
                 let fake = Fake::builder().flavour(*flavour).guest(Guest::code()).build().unwrap();
-                fake.run(|handle| body(&Gunyah::open().unwrap(), &Probe(Some(handle.clone())))).unwrap();
+                fake.run(|handle| run(&Gunyah::open().unwrap(), Some(handle.clone()))).unwrap()
             }
-            Kind::RealGunyah => body(&Gunyah::open().unwrap(), &Probe(None)),
+            Kind::RealGunyah => run(&Gunyah::open().unwrap(), None),
+            Kind::Kvm => run(&Kvm::open().unwrap(), None),
             Kind::Missing(why) => panic!("{why}"),
         }
     }
 }
 
-/// Runs one promise on one target.
-pub fn attempt(target: &Target, promise: &Promise) -> Result<(), String> {
+/// Runs one promise on one target. Gives the reason why nothing was checked, if nothing was.
+pub fn attempt(target: &Target, promise: &Promise) -> Result<Option<&'static str>, String> {
     let (done, wait) = mpsc::channel::<()>();
     let what = format!("{}::{}", target.name, promise.name);
     let watchdog = std::thread::spawn(move || {
@@ -109,8 +134,7 @@ pub fn attempt(target: &Target, promise: &Promise) -> Result<(), String> {
             std::process::abort();
         }
     });
-    let outcome =
-        catch_unwind(AssertUnwindSafe(|| target.run(|hypervisor, probe| (promise.check)(hypervisor, probe))));
+    let outcome = catch_unwind(AssertUnwindSafe(|| target.run(promise.check)));
     drop(done);
     watchdog.join().unwrap();
     outcome.map_err(|panic| {

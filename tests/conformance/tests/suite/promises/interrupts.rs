@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use conformance::asm::{Program, Width};
+use conformance::asm::Width;
 use vm_memory::GuestAddress;
-use vmm_adapter::{Error, Hypervisor, IoEventMatch, IrqLine, Trigger, VcpuExit};
+use vmm_adapter::{Error, Hypervisor, IoEventMatch, IrqLine, Trigger};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::mailbox::{MAILBOX, mailbox};
-use crate::rig::Rig;
+use crate::rig::{self, Rig, guest};
 use crate::target::Probe;
 
 fn event() -> EventFd {
@@ -20,14 +20,14 @@ fn refused(answer: Result<(), Error>) {
 }
 
 pub fn only_declared_lines_can_be_bound(hypervisor: &dyn Hypervisor, _: &Probe) {
-    let mut program = Program::new();
+    let mut program = guest(hypervisor);
     program.power_off();
-    let lines = [IrqLine::edge(1), IrqLine::level(40)];
+    let lines = [IrqLine::edge(1), IrqLine::level(20)];
     let rig = Rig::new(hypervisor, 1, &lines, &program);
     let (one, two) = (event(), event());
     refused(rig.vm.register_irqfd(&one, IrqLine::edge(2)));
     refused(rig.vm.register_irqfd(&one, IrqLine::level(1)));
-    refused(rig.vm.register_irqfd(&one, IrqLine { spi: 40, trigger: Trigger::Edge }));
+    refused(rig.vm.register_irqfd(&one, IrqLine { spi: 20, trigger: Trigger::Edge }));
     refused(rig.vm.unregister_irqfd(&one, IrqLine::edge(1)));
 
     for line in lines {
@@ -55,7 +55,7 @@ fn eventually(what: &str, done: impl Fn() -> bool) {
 }
 
 pub fn a_signal_rings_the_doorbell(hypervisor: &dyn Hypervisor, probe: &Probe) {
-    let mut program = Program::new();
+    let mut program = guest(hypervisor);
     program.power_off();
     let lines = [IrqLine::edge(3), IrqLine::level(4), IrqLine::edge(5)];
     let rig = Rig::new(hypervisor, 1, &lines, &program);
@@ -81,10 +81,10 @@ pub fn a_signal_rings_the_doorbell(hypervisor: &dyn Hypervisor, probe: &Probe) {
 /// The guest sleeps, and an interrupt ends that.
 pub fn a_signal_wakes_the_guest(hypervisor: &dyn Hypervisor, probe: &Probe) {
     if probe.doorbells(0).is_none() {
-        // Real interrupt controllers want a driver first, which this guest does not have.
-        return;
+        return probe
+            .inapplicable("a real interrupt controller wants a driver first, which this guest is not");
     }
-    let mut program = Program::new();
+    let mut program = guest(hypervisor);
     program.store_at(Width::Word, MAILBOX, 1).wfi().store_at(Width::Word, MAILBOX, 2).power_off();
     let rig = Rig::new(hypervisor, 1, &[IrqLine::edge(7)], &program);
     let fd = event();
@@ -98,13 +98,13 @@ pub fn a_signal_wakes_the_guest(hypervisor: &dyn Hypervisor, probe: &Probe) {
         eventually("the guest is about to sleep", || io.stores().len() == 1);
         fd.write(1).unwrap();
         let exit = run.join().unwrap().unwrap();
-        assert!(matches!(exit, VcpuExit::PowerOff(_)), "{exit:?}");
+        rig::assert_off(&*rig.vm, exit);
     });
     assert_eq!(io.stores().len(), 2);
 }
 
 pub fn an_ioevent_makes_no_exit(hypervisor: &dyn Hypervisor, _: &Probe) {
-    let mut program = Program::new();
+    let mut program = guest(hypervisor);
     program.store_at(Width::Word, MAILBOX, 1).store_at(Width::Half, MAILBOX, 2);
     program.store_at(Width::Word, MAILBOX + 4, 3).power_off();
     let mut rig = Rig::one(hypervisor, &program);
@@ -126,20 +126,20 @@ pub fn an_ioevent_makes_no_exit(hypervisor: &dyn Hypervisor, _: &Probe) {
     ));
 
     let io = mailbox();
-    assert!(matches!(rig.vcpus[0].run(&io), Ok(VcpuExit::PowerOff(_))));
+    rig.run_to_the_end(&io);
     assert_eq!(io.stores(), [(MAILBOX + 4, 4, 3)], "only the store next to it makes an exit");
     assert_eq!(fd.read().unwrap(), 2);
     assert!(gone.read().is_err());
 }
 
 pub fn an_ioevent_compares_the_value(hypervisor: &dyn Hypervisor, _: &Probe) {
-    let mut program = Program::new();
+    let mut program = guest(hypervisor);
     program.store_at(Width::Word, MAILBOX, 7).store_at(Width::Word, MAILBOX, 0).power_off();
     let mut rig = Rig::one(hypervisor, &program);
     let fd = event();
     rig.vm.register_ioevent(&fd, GuestAddress(MAILBOX), IoEventMatch::Value { width: 4, value: 7 }).unwrap();
     let io = mailbox();
-    assert!(matches!(rig.vcpus[0].run(&io), Ok(VcpuExit::PowerOff(_))));
+    rig.run_to_the_end(&io);
     assert_eq!(io.stores(), [(MAILBOX, 4, 0)]);
     assert_eq!(fd.read().unwrap(), 1);
 }

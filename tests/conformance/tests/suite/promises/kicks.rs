@@ -8,11 +8,11 @@ use vmm_adapter::{Hypervisor, VcpuExit};
 
 use super::io::echo;
 use crate::mailbox::{MAILBOX, Mailbox, mailbox};
-use crate::rig::Rig;
+use crate::rig::{self, Rig, guest};
 use crate::target::Probe;
 
 pub fn a_kick_before_run_counts_once(hypervisor: &dyn Hypervisor, _: &Probe) {
-    let mut program = Program::new();
+    let mut program = guest(hypervisor);
     program.store_at(Width::Word, MAILBOX, 1).power_off();
     let rig = Rig::new(hypervisor, 1, &[], &program);
     let kicker = rig.vcpus[0].kicker();
@@ -24,7 +24,7 @@ pub fn a_kick_before_run_counts_once(hypervisor: &dyn Hypervisor, _: &Probe) {
     let io = mailbox();
     assert_eq!(rig.vcpus[0].run(&io).unwrap(), VcpuExit::Interrupted);
     assert_eq!(io.stores(), [], "the guest has not run");
-    assert!(matches!(rig.vcpus[0].run(&io), Ok(VcpuExit::PowerOff(_))));
+    rig.run_to_the_end(&io);
     assert_eq!(io.stores().len(), 1);
 }
 
@@ -49,7 +49,7 @@ fn interrupted_in(hypervisor: &dyn Hypervisor, program: &Program) {
 }
 
 pub fn a_kick_ends_a_sleep(hypervisor: &dyn Hypervisor, _: &Probe) {
-    let mut program = Program::new();
+    let mut program = guest(hypervisor);
     program.store_at(Width::Word, MAILBOX, 1);
     let again = program.here();
     program.wfi().branch(again);
@@ -57,7 +57,7 @@ pub fn a_kick_ends_a_sleep(hypervisor: &dyn Hypervisor, _: &Probe) {
 }
 
 pub fn a_kick_ends_a_spin(hypervisor: &dyn Hypervisor, _: &Probe) {
-    let mut program = Program::new();
+    let mut program = guest(hypervisor);
     program.store_at(Width::Word, MAILBOX, 1);
     let again = program.here();
     program.branch(again);
@@ -69,7 +69,7 @@ pub fn a_kick_ends_a_spin(hypervisor: &dyn Hypervisor, _: &Probe) {
 /// A kick may cost an answer only where the vCPU reports it as possibly lost: the guest reads 0 then. It never costs an exit.
 pub fn kicks_lose_no_exit_and_no_answer(hypervisor: &dyn Hypervisor, probe: &Probe) {
     const ROUNDS: u64 = 3000;
-    let mut rig = Rig::one(hypervisor, &echo(ROUNDS));
+    let mut rig = Rig::one(hypervisor, &echo(hypervisor, ROUNDS));
     let next = AtomicU64::new(1);
     let io = Mailbox::new(|_, _| next.fetch_add(1, Ordering::Relaxed));
     let done = AtomicBool::new(false);
@@ -93,7 +93,7 @@ pub fn kicks_lose_no_exit_and_no_answer(hypervisor: &dyn Hypervisor, probe: &Pro
             }
         };
         done.store(true, Ordering::Relaxed);
-        assert!(matches!(exit, VcpuExit::PowerOff(_)), "{exit:?}");
+        rig::assert_off(&*rig.vm, exit);
         interrupted
     });
     assert!(interrupted > 0);

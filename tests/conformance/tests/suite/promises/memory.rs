@@ -1,11 +1,16 @@
 //! Guest memory.
 
-use conformance::asm::{Program, Width};
-use vm_memory::GuestAddress;
-use vmm_adapter::{Error, Feature, Hypervisor, MemoryRegion, Sharing, VcpuExit, VmConfig, VmKind};
+use std::sync::Arc;
 
-use crate::mailbox::{MAILBOX, mailbox};
-use crate::rig::{self, RAM, RAM_SIZE, Rig};
+use conformance::asm::Width;
+use vm_memory::GuestAddress;
+use vmm_adapter::{
+    Error, Feature, Hypervisor, IoHandler, IoOutcome, MemoryRegion, Sharing, VcpuExit, VmConfig, VmKind,
+};
+
+use super::io::with_vectors;
+use crate::mailbox::{MAILBOX, Mailbox, mailbox};
+use crate::rig::{self, RAM, RAM_SIZE, Rig, guest};
 use crate::target::Probe;
 
 pub fn regions_must_fit(hypervisor: &dyn Hypervisor, _: &Probe) {
@@ -19,8 +24,9 @@ pub fn regions_must_fit(hypervisor: &dyn Hypervisor, _: &Probe) {
     refused(RAM + 1, RAM_SIZE, main);
     refused(RAM, RAM_SIZE + 1, main);
     refused(u64::MAX - RAM_SIZE + 1, RAM_SIZE, main);
-    refused(1 << VmConfig::DEFAULT_GUEST_PHYS_BITS, RAM_SIZE, main);
-    refused((1 << VmConfig::DEFAULT_GUEST_PHYS_BITS) - RAM_SIZE / 2, RAM_SIZE, main);
+    let end = 1 << vm.capabilities().guest_phys_bits();
+    refused(end, RAM_SIZE, main);
+    refused(end - RAM_SIZE / 2, RAM_SIZE, main);
     refused(RAM + 0x10_0000, RAM_SIZE, main);
     assert_eq!(vm.memory().len(), 0);
     let ram = rig::give_ram(&*vm);
@@ -34,29 +40,30 @@ pub fn regions_must_fit(hypervisor: &dyn Hypervisor, _: &Probe) {
 
 pub fn memory_is_what_host_and_guest_see(hypervisor: &dyn Hypervisor, _: &Probe) {
     const SHARED: u64 = RAM + (16 << 20);
-    let mut program = Program::new();
+    let mut program = guest(hypervisor);
     program.mov(1, SHARED + 0x100).load(Width::Double, 2, 1).add(2, 2, 1);
     program.mov(1, SHARED + 0x200).store(Width::Double, 2, 1).power_off();
     let rig = Rig::new(hypervisor, 1, &[], &program);
     let shared = rig.vm.allocate(GuestAddress(SHARED), 0x1_0000, Sharing::Shared).unwrap();
     shared.write(GuestAddress(SHARED + 0x100), &41_u64.to_le_bytes()).unwrap();
     let mut rig = rig.start();
-    assert!(matches!(rig.vcpus[0].run(&mailbox()), Ok(VcpuExit::PowerOff(_))));
+    rig.run_to_the_end(&mailbox());
     let mut back = [0; 8];
     shared.read(GuestAddress(SHARED + 0x200), &mut back).unwrap();
     assert_eq!(u64::from_le_bytes(back), 42);
 }
 
 /// A store to it comes to the handler, or faults; the memory stays as it is.
-pub fn read_only_memory_is_not_written(hypervisor: &dyn Hypervisor, _: &Probe) {
+pub fn read_only_memory_is_not_written(hypervisor: &dyn Hypervisor, probe: &Probe) {
     const ROM: u64 = RAM + (16 << 20);
-    let mut program = Program::new();
-    program.mov(1, ROM).load(Width::Word, 2, 1).mov(3, MAILBOX).store(Width::Word, 2, 3);
-    program.store_at(Width::Word, ROM, 0xbad).power_off();
+    let program = with_vectors(hypervisor, |program| {
+        program.mov(1, ROM).load(Width::Word, 2, 1).mov(3, MAILBOX).store(Width::Word, 2, 3);
+        program.store_at(Width::Word, ROM, 0xbad);
+    });
     let rig = Rig::new(hypervisor, 1, &[], &program);
     let caps = rig.vm.capabilities();
     if !caps.has(Feature::OwnMemory) {
-        return;
+        return probe.inapplicable("memory of the kernel's making is never read-only");
     }
     let rom = MemoryRegion::new(GuestAddress(ROM), 0x1_0000, Sharing::Shared).unwrap().read_only();
     rom.write(GuestAddress(ROM), &0x600d_u32.to_le_bytes()).unwrap();
@@ -86,12 +93,12 @@ pub fn a_plain_vm_shares_its_memory(hypervisor: &dyn Hypervisor, _: &Probe) {
     assert!(vm.capabilities().has(Feature::PlainVm));
     let ram = rig::give_ram(&*vm);
     assert_eq!(ram.sharing(), Sharing::Shared);
-    let mut program = Program::new();
+    let mut program = guest(hypervisor);
     program.store_at(Width::Word, SLOT, 0x0123_4567).power_off();
-    ram.write(GuestAddress(RAM), &program.bytes()).unwrap();
+    rig::load(&*vm, &ram, &program);
     let vcpu = vm.create_vcpu(0).unwrap();
     let mut rig = Rig { vm, ram, vcpus: vec![vcpu] }.start();
-    assert!(matches!(rig.vcpus[0].run(&mailbox()), Ok(VcpuExit::PowerOff(_))));
+    rig.run_to_the_end(&mailbox());
     let mut back = [0; 4];
     rig.ram.read(GuestAddress(SLOT), &mut back).unwrap();
     assert_eq!(u32::from_le_bytes(back), 0x0123_4567);
@@ -107,15 +114,96 @@ pub fn private_memory_is_out_of_reach(hypervisor: &dyn Hypervisor, _: &Probe) {
     assert!(matches!(shared_main, Err(Error::InvalidArgument { .. })), "{shared_main:?}");
     let ram = rig::give_ram(&*vm);
     assert!(ram.shared().is_none());
-    let mut program = Program::new();
+    let mut program = guest(hypervisor);
     program.store_at(Width::Word, MAILBOX, 9).power_off();
-    ram.write(GuestAddress(RAM), &program.bytes()).unwrap();
+    rig::load(&*vm, &ram, &program);
     let vcpu = vm.create_vcpu(0).unwrap();
     let mut rig = Rig { vm, ram, vcpus: vec![vcpu] }.start();
     for answer in [rig.ram.write(GuestAddress(RAM), &[0]), rig.ram.read(GuestAddress(RAM), &mut [0])] {
         assert!(matches!(answer, Err(Error::WrongState { .. })), "{answer:?}");
     }
     let io = mailbox();
-    assert!(matches!(rig.vcpus[0].run(&io), Ok(VcpuExit::PowerOff(_))));
+    rig.run_to_the_end(&io);
     assert_eq!(io.stores(), [(MAILBOX, 4, 9)]);
+}
+
+/// Memory that is taken back is no longer there for the guest; its accesses come to the handler.
+pub fn memory_can_be_taken_back(hypervisor: &dyn Hypervisor, probe: &Probe) {
+    const MORE: u64 = RAM + (16 << 20);
+    let mut program = guest(hypervisor);
+    program.mov(1, MORE).load(Width::Word, 2, 1).mov(3, MAILBOX).store(Width::Word, 2, 3);
+    program.load(Width::Word, 4, 3).load(Width::Word, 2, 1).store(Width::Word, 2, 3).power_off();
+    let rig = Rig::new(hypervisor, 1, &[], &program);
+    let vm = Arc::clone(&rig.vm);
+    if !vm.capabilities().has(Feature::Unmap) {
+        let refused = vm.unmap(GuestAddress(RAM));
+        assert!(matches!(refused, Err(Error::Unsupported { feature: Feature::Unmap, .. })), "{refused:?}");
+        return probe.inapplicable("memory cannot be taken back");
+    }
+    let more = vm.allocate(GuestAddress(MORE), 0x1_0000, Sharing::Shared).unwrap();
+    more.write(GuestAddress(MORE), &7_u32.to_le_bytes()).unwrap();
+    for wrong in [RAM, MORE + 0x1000, 0x5000_0000] {
+        assert!(matches!(vm.unmap(GuestAddress(wrong)), Err(Error::InvalidArgument { .. })), "{wrong:#x}");
+    }
+    let mut rig = rig.start();
+    // The guest's load from the mailbox is the moment.
+    let io = Mailbox::new(|_, _| {
+        vm.unmap(GuestAddress(MORE)).unwrap();
+        0
+    });
+    struct AlsoThere<'a, T>(&'a T);
+    impl<T: IoHandler> IoHandler for AlsoThere<'_, T> {
+        fn mmio_read(&self, addr: GuestAddress, data: &mut [u8]) -> IoOutcome {
+            if addr.0 == MORE {
+                data.fill(0x11);
+                return IoOutcome::Handled;
+            }
+            self.0.mmio_read(addr, data)
+        }
+        fn mmio_write(&self, addr: GuestAddress, data: &[u8]) -> IoOutcome {
+            self.0.mmio_write(addr, data)
+        }
+    }
+    rig.run_to_the_end(&AlsoThere(&io));
+    assert_eq!(io.stores(), [(MAILBOX, 4, 7), (MAILBOX, 4, 0x1111_1111)]);
+    assert!(vm.memory().iter().all(|region| region.addr().0 != MORE));
+    assert!(vm.unmap(GuestAddress(MORE)).is_err());
+}
+
+/// The log names the pages that the guest has written since the last look, and no others.
+pub fn the_dirty_log_names_what_was_written(hypervisor: &dyn Hypervisor, probe: &Probe) {
+    const MORE: u64 = RAM + (16 << 20);
+    const SIZE: u64 = 1 << 20;
+    let mut program = guest(hypervisor);
+    program.store_at(Width::Word, MORE, 1).store_at(Width::Word, MORE + 70 * 0x1_0000 / 8, 2);
+    program.mov(1, MAILBOX).load(Width::Word, 2, 1);
+    program.store_at(Width::Word, MORE + SIZE - 4, 3).mov(1, MORE + 0x8000).load(Width::Word, 2, 1);
+    program.power_off();
+    let rig = Rig::new(hypervisor, 1, &[], &program);
+    let vm = Arc::clone(&rig.vm);
+    let Some(log) = vm.dirty_log() else {
+        assert!(!vm.capabilities().has(Feature::DirtyLog));
+        return probe.inapplicable("there is no dirty log");
+    };
+    vm.allocate(GuestAddress(MORE), SIZE, Sharing::Shared).unwrap();
+    let at = GuestAddress(MORE);
+    assert!(log.take(at).is_err(), "it is not tracked yet");
+    assert!(log.start(GuestAddress(MORE + 0x1000)).is_err());
+    log.start(at).unwrap();
+    log.start(at).unwrap();
+    let pages = |words: Vec<u64>| -> Vec<u64> {
+        let page = SIZE / (64 * words.len() as u64).min(SIZE / 4096);
+        let set = |n: &u64| words[*n as usize / 64] >> (n % 64) & 1 == 1;
+        (0..64 * words.len() as u64).filter(set).map(|n| n * page).collect()
+    };
+    let mut rig = rig.start();
+    let io = Mailbox::new(|_, _| {
+        let written = pages(log.take(at).unwrap());
+        let page_of = |offset: u64| written.iter().any(|page| *page <= offset && offset < page + 0x1_0000);
+        assert!(page_of(0) && page_of(70 * 0x1_0000 / 8) && written.len() == 2, "{written:x?}");
+        0
+    });
+    rig.run_to_the_end(&io);
+    let written = vm.dirty_log().map(|log| log.take(at));
+    assert!(matches!(written, Some(Err(Error::WrongState { .. }))), "the VM has ended: {written:?}");
 }

@@ -6,6 +6,7 @@ mod io;
 mod kicks;
 mod memory;
 mod phases;
+mod registers;
 mod teardown;
 
 use vmm_adapter::Hypervisor;
@@ -33,6 +34,7 @@ pub const ALL: &[Promise] = promises![
     io::unclaimed_loads,
     io::unclaimed_stores,
     io::many_answers_arrive_in_order,
+    io::port_io,
     interrupts::only_declared_lines_can_be_bound,
     interrupts::a_signal_rings_the_doorbell,
     interrupts::a_signal_wakes_the_guest,
@@ -51,6 +53,9 @@ pub const ALL: &[Promise] = promises![
     memory::read_only_memory_is_not_written,
     memory::a_plain_vm_shares_its_memory,
     memory::private_memory_is_out_of_reach,
+    memory::memory_can_be_taken_back,
+    memory::the_dirty_log_names_what_was_written,
+    registers::registers_are_those_of_the_guest,
     teardown::nothing_is_left,
     teardown::vcpus_may_outlive_the_vm,
     teardown::a_vm_that_never_started_goes_too,
