@@ -107,6 +107,12 @@ pub enum Feature {
     Reset,
     /// Message-signalled interrupts by way of a GICv2m frame ([`VmConfig::msi`](crate::VmConfig::msi)).
     MsiPool,
+    /// VMs of Qualcomm's trusted kind ([`VmKind::Trusted`](crate::VmKind::Trusted)).
+    TrustedVm,
+    /// Guest memory from a region that the host has reserved ([`VmConfig::reserved_memory`](crate::VmConfig::reserved_memory)).
+    ReservedMemory,
+    /// Pages can be taken back from a running guest, for a balloon ([`Vm::reclaim`](crate::Vm::reclaim)).
+    Reclaim,
     /// The guest accesses ports ([`IoHandler::pio_read`](crate::IoHandler::pio_read)): x86_64.
     PortIo,
     /// The hypervisor serves the guest's calls for power-off and reset, and the power of its CPUs (PSCI): arm64. Elsewhere that is
@@ -116,7 +122,7 @@ pub enum Feature {
 
 impl Feature {
     /// Every feature that this crate knows, in the order of their declaration.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Registers,
         Self::Unmap,
         Self::PlainVm,
@@ -129,6 +135,9 @@ impl Feature {
         Self::MmioFault,
         Self::Reset,
         Self::MsiPool,
+        Self::TrustedVm,
+        Self::ReservedMemory,
+        Self::Reclaim,
         Self::PortIo,
         Self::GuestPower,
     ];
@@ -153,6 +162,9 @@ impl fmt::Display for Feature {
             Self::MmioFault => "guest faults for unclaimed MMIO",
             Self::Reset => "reset in place",
             Self::MsiPool => "a pool of message-signalled interrupts (GICv2m)",
+            Self::TrustedVm => "trusted VMs",
+            Self::ReservedMemory => "guest memory from a reserved region",
+            Self::Reclaim => "taking pages back from a running guest",
             Self::PortIo => "port I/O",
             Self::GuestPower => "the guest's calls for power-off and reset (PSCI)",
         })

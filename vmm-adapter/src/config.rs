@@ -1,5 +1,7 @@
 //! What must be known when a VM is made.
 
+use std::path::PathBuf;
+
 use vm_memory::GuestAddress;
 
 use crate::error::{Error, Result};
@@ -26,6 +28,18 @@ pub enum VmKind {
         addr: GuestAddress,
         /// Its size in bytes.
         size: u64,
+    },
+    /// As [`VmKind::Protected`], and the trusted firmware checks the image before it runs
+    /// ([`Feature::TrustedVm`](crate::Feature::TrustedVm)): android16 only.
+    ///
+    /// The image is the main region, most often [reserved memory](VmConfig::reserved_memory). Every kernel that was read answers the
+    /// choice of this kind by EINVAL, also where it has taken it, and no VM was seen to start: expect
+    /// [`Vm::start`](crate::Vm::start) to fail.
+    Trusted {
+        /// The VM's id, fixed by the platform.
+        vm_id: u16,
+        /// The peripheral (PAS) id of the image.
+        peripheral_id: u32,
     },
 }
 
@@ -136,6 +150,12 @@ pub struct VmConfig {
     pub max_vcpus: u32,
     /// The width of a guest physical address in bits, where the hypervisor cannot be asked.
     pub guest_phys_bits: u8,
+    /// The device node of a reserved region of the host's memory, `/dev/<region>`, from which the main region is to come
+    /// ([`Feature::ReservedMemory`](crate::Feature::ReservedMemory)). [`Vm::allocate`](crate::Vm::allocate) takes it from there.
+    pub reserved_memory: Option<PathBuf>,
+    /// The largest piece of memory to give in one region, in bytes, where the host is known better than by this crate's table
+    /// ([`gunyah::MEMORY_POLICIES`](crate::gunyah::MEMORY_POLICIES)). [`Vm::largest_region`](crate::Vm::largest_region) tells it.
+    pub largest_region: Option<u64>,
 }
 
 impl VmConfig {
@@ -155,6 +175,8 @@ impl VmConfig {
             gic: GicLayout::below_1gib(vcpus),
             max_vcpus: Self::DEFAULT_MAX_VCPUS,
             guest_phys_bits: Self::DEFAULT_GUEST_PHYS_BITS,
+            reserved_memory: None,
+            largest_region: None,
         }
     }
 
@@ -206,7 +228,7 @@ impl VmConfig {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`]: no vCPUs or too many; a line's number beyond 987 or declared twice; an interrupt
-    /// controller that overlaps itself or lies outside the guest's address space; an empty firmware.
+    /// controller that overlaps itself or lies outside the guest's address space; an empty firmware; regions of no size.
     pub fn check(&self) -> Result<()> {
         const OP: &str = "create_vm";
         if self.vcpus == 0 || self.vcpus > self.max_vcpus {
@@ -215,6 +237,9 @@ impl VmConfig {
         }
         self.check_lines(OP)?;
         self.check_gic(OP)?;
+        if self.largest_region.is_some_and(|size| size == 0 || size % crate::memory::PIECE != 0) {
+            return Err(Error::invalid(OP, "the largest region is not a multiple of 2 MiB"));
+        }
         match self.kind {
             VmKind::ProtectedFirmware { size: 0, .. } => Err(Error::invalid(OP, "the firmware's size is 0")),
             _ => Ok(()),

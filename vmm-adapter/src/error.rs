@@ -48,6 +48,16 @@ pub enum Error {
         #[source]
         source: Box<dyn StdError + Send + Sync>,
     },
+    /// The process may not lock as much memory as the guest needs. Nothing was done.
+    #[error(
+        "the guest needs {need:#x} bytes of locked memory and this process may lock {limit:#x}: raise the limit (ulimit -l), or run with CAP_IPC_LOCK"
+    )]
+    LockedMemory {
+        /// Bytes that have to be locked.
+        need: u64,
+        /// The limit in bytes (`RLIMIT_MEMLOCK`).
+        limit: u64,
+    },
     /// The devicetree could not be written.
     #[error("cannot write the devicetree: {0}")]
     Fdt(#[from] vm_fdt::Error),

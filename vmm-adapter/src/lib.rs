@@ -88,6 +88,7 @@ pub mod kvm;
 mod memory;
 mod msi;
 mod phase;
+mod prepare;
 mod select;
 #[cfg(any(feature = "gunyah", feature = "kvm"))]
 mod setup;
@@ -107,11 +108,12 @@ pub use io::{IoHandler, IoOutcome};
 pub use memory::{MemoryRegion, Sharing};
 pub use msi::{MsiFrame, MsiMessage};
 pub use phase::Phase;
+pub use prepare::{Prepare, Prepared};
 pub use select::{open, open_backend, set_kick_signal};
 pub use shared::{SharedMemory, shared_memory};
 pub use thread::{VcpuEnd, VcpuThread};
 pub use vcpu::{ExitCause, ExitDetails, Kicker, Registers, Vcpu, VcpuExit};
-pub use vm::{DirtyLog, IoEventMatch, Vm};
+pub use vm::{DirtyLog, IoEventMatch, Reclaim, Vm};
 
 #[doc = include_str!("../docs/porting-from-kvm.md")]
 pub mod porting_from_kvm {}

@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 use crate::phase::Phase;
 use crate::sys::page_size;
 
+/// What memory is cut into pieces of: the size of the large pages that hypervisors like.
+pub(crate) const PIECE: u64 = 2 << 20;
+
 /// Who sees a piece of guest memory while the VM runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sharing {
@@ -184,6 +187,12 @@ impl MemoryRegion {
         }
     }
 
+    /// The mapping, while the host can reach it.
+    pub(crate) fn mapping(&self) -> Option<Arc<GuestRegionMmap>> {
+        let host = self.lock();
+        if host.lent { None } else { host.mapping.clone() }
+    }
+
     fn lock(&self) -> RwLockReadGuard<'_, Host> {
         // Nothing that could panic runs under the write lock.
         self.host.read().unwrap_or_else(PoisonError::into_inner)
@@ -201,6 +210,16 @@ impl MemoryRegion {
                 host.mapping = None;
             }
         }
+    }
+
+    /// Frees the pages of a piece, after which they read as zeros. For memory that the hypervisor has just taken back from a
+    /// guest; nothing is touched, so that it may be private memory.
+    #[cfg(any(feature = "gunyah", feature = "kvm"))]
+    pub(crate) fn discard(&self, op: &'static str, offset: u64, size: u64) -> Result<()> {
+        let host = self.lock();
+        let Some(mapping) = &host.mapping else { return Ok(()) };
+        crate::sys::discard(mapping, offset, size)
+            .map_err(|source| Error::Backend { op, source: Box::new(source) })
     }
 
     /// The host's address of the first byte; `None` once it is unmapped.

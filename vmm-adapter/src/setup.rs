@@ -3,15 +3,15 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use vm_memory::GuestAddress;
+
 use crate::boot::BootContext;
 use crate::caps::{Capabilities, Feature, GuestArch};
 use crate::config::{IrqLine, VmConfig};
 use crate::error::{Error, Result};
-use crate::memory::{MemoryRegion, Sharing};
+use crate::memory::{MemoryRegion, PIECE, Sharing, check_geometry};
 use crate::phase::Phase;
 
-/// Gunyah's Resource Manager rounds the main region's address up to this.
-pub(crate) const MAIN_ALIGNMENT: u64 = 2 << 20;
 /// What Gunyah counts a tree's size in, whatever the host's page size is.
 const TREE_PAGE: u64 = 4096;
 
@@ -34,6 +34,20 @@ impl Declared {
         self.regions.first().ok_or_else(|| Error::invalid(op, "the VM has no memory"))
     }
 
+    /// The region that holds these pages, with its place.
+    pub(crate) fn region_with(
+        &self,
+        op: &'static str,
+        addr: GuestAddress,
+        size: u64,
+    ) -> Result<(usize, &MemoryRegion)> {
+        check_geometry(op, addr, size)?;
+        let found = self.regions.iter().enumerate().find(|(_, region)| region.contains(addr, size));
+        found.ok_or_else(|| {
+            Error::invalid(op, format!("{:#x} + {size:#x} is not inside one region of memory", addr.0))
+        })
+    }
+
     /// Notes a region that the hypervisor has taken.
     pub(crate) fn add_region(&mut self, region: &MemoryRegion) {
         self.regions.push(region.clone());
@@ -52,6 +66,7 @@ impl Declared {
         region: &MemoryRegion,
         config: &VmConfig,
         capabilities: &Capabilities,
+        largest: u64,
     ) -> Result<()> {
         if region.sharing() == Sharing::Private {
             capabilities.require(Feature::PrivateMemory)?;
@@ -66,6 +81,12 @@ impl Declared {
         if addr.checked_add(size).is_none_or(|end| end > config.guest_phys_end()) {
             let why =
                 format!("{addr:#x} + {size:#x} is beyond {} bits of guest address", config.guest_phys_bits);
+            return Err(Error::invalid(op, why));
+        }
+        if size > largest {
+            let why = format!(
+                "{size:#x} bytes at {addr:#x} are more than the {largest:#x} that this host takes in one region"
+            );
             return Err(Error::invalid(op, why));
         }
         if let Some(other) = self.regions.iter().find(|other| other.overlaps(region)) {
@@ -126,7 +147,7 @@ impl Declared {
 }
 
 fn check_main(op: &'static str, region: &MemoryRegion, config: &VmConfig) -> Result<()> {
-    if region.addr().0 % MAIN_ALIGNMENT != 0 {
+    if region.addr().0 % PIECE != 0 {
         // Elsewhere the Resource Manager would move it and the guest would not find itself where it was put.
         let why = format!("the main region's address {:#x} is not aligned to 2 MiB", region.addr().0);
         return Err(Error::invalid(op, why));

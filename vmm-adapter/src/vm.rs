@@ -72,7 +72,22 @@ pub trait Vm: Debug + Send + Sync {
     /// As [`Vm::map`] and [`MemoryRegion::new`].
     fn allocate(&self, addr: GuestAddress, size: u64, sharing: Sharing) -> Result<MemoryRegion>;
 
-    /// Takes the region at `addr` back from the guest. Needs [`Feature::Unmap`](crate::Feature::Unmap).
+    /// The largest piece of guest memory, in bytes, that this host takes as one region: larger guests get several, side by
+    /// side. `u64::MAX`: any size. Any phase.
+    ///
+    /// Gunyah up to android14 keeps a list of a region's pages in one piece of kernel memory, which is at most 4 MiB: enough for
+    /// 2 GiB. Payload and devicetree have to be in the first region.
+    fn largest_region(&self) -> u64;
+
+    /// Takes the region at `addr` back from the guest, which then finds nothing there. Configuring and running; never the main
+    /// region.
+    ///
+    /// KVM only: on Gunyah no kernel does that for user memory, and v17's keep the memory allocated until the host reboots.
+    ///
+    /// # Errors
+    /// - [`Unsupported`](crate::Error::Unsupported) without [`Feature::Unmap`](crate::Feature::Unmap).
+    /// - [`InvalidArgument`](crate::Error::InvalidArgument): no region begins at `addr`, or it is the main one.
+    /// - [`WrongState`](crate::Error::WrongState), [`Backend`](crate::Error::Backend).
     fn unmap(&self, addr: GuestAddress) -> Result<()>;
 
     /// Adds the vCPU with this number. Configuring only.
@@ -135,6 +150,25 @@ pub trait Vm: Debug + Send + Sync {
 
     /// Dirty-page tracking, where there is [`Feature::DirtyLog`](crate::Feature::DirtyLog).
     fn dirty_log(&self) -> Option<&dyn DirtyLog>;
+
+    /// Taking pages back from the guest, where there is [`Feature::Reclaim`](crate::Feature::Reclaim).
+    fn reclaim(&self) -> Option<&dyn Reclaim>;
+}
+
+/// Taking pages back from a running guest: what a memory balloon does.
+pub trait Reclaim: Debug + Send + Sync {
+    /// Takes the pages at `addr .. addr + size` back from the guest, and gives them to the host. What was in them is lost. The
+    /// guest gets new ones, filled with zeros, when it touches the range again. Running only.
+    ///
+    /// KVM always succeeds. Gunyah (android15, android16, v17) may be using a page: EBUSY was seen a thousand times in a row. It
+    /// is not an error to go on without.
+    ///
+    /// # Errors
+    /// - [`InvalidArgument`](crate::Error::InvalidArgument): not aligned to pages, empty, or not inside one region.
+    /// - [`WrongState`](crate::Error::WrongState).
+    /// - [`Backend`](crate::Error::Backend): on Gunyah EBUSY the hypervisor is using it, EAGAIN it changed meanwhile. Nothing is
+    ///   lost then.
+    fn pages(&self, addr: GuestAddress, size: u64) -> Result<()>;
 }
 
 /// Dirty-page tracking, a region at a time.

@@ -8,7 +8,8 @@
 //! | [`PrivateMemory`](Feature::PrivateMemory) | no | yes | yes | yes | yes |
 //! | [`OwnMemory`](Feature::OwnMemory) | yes | yes | yes | yes | no: [`Vm::allocate`] |
 //! | [`Firmware`](Feature::Firmware) | no | yes | yes | yes | no |
-//! | [`BootContext`](Feature::BootContext), [`MmioFault`](Feature::MmioFault) | no | no | yes | yes | yes |
+//! | [`BootContext`](Feature::BootContext), [`MmioFault`](Feature::MmioFault), [`Reclaim`](Feature::Reclaim) | no | no | yes | yes | yes |
+//! | [`TrustedVm`](Feature::TrustedVm), [`ReservedMemory`](Feature::ReservedMemory) | no | no | no | yes | no |
 //!
 //! android14's plain VMs depend on its Resource Manager: [`VmKind::Any`] is the safe choice.
 //!
@@ -18,6 +19,8 @@ mod error;
 mod exit;
 mod functions;
 mod memory;
+mod policy;
+mod reclaim;
 mod sys;
 mod tree;
 mod vcpu;
@@ -31,6 +34,8 @@ use crate::config::{VmConfig, VmKind};
 use crate::error::Result;
 use crate::hypervisor::Hypervisor;
 use crate::vm::Vm;
+
+pub use policy::{MEMORY_POLICIES, MemoryPolicy, Taking};
 
 /// As [`crate::set_kick_signal`].
 pub(crate) fn set_kick_signal(signal: i32) -> Result<()> {
@@ -103,13 +108,17 @@ impl Hypervisor for Gunyah {
             VmKind::Any | VmKind::Plain => capabilities.require(Feature::PlainVm)?,
             VmKind::Protected => capabilities.require(Feature::PrivateMemory)?,
             VmKind::ProtectedFirmware { .. } => capabilities.require(Feature::Firmware)?,
+            VmKind::Trusted { .. } => capabilities.require(Feature::TrustedVm)?,
+        }
+        if config.reserved_memory.is_some() {
+            capabilities.require(Feature::ReservedMemory)?;
         }
         Ok(Arc::new(vm::GunyahVm::new(Arc::clone(&self.device), fd, config, capabilities)))
     }
 }
 
 /// What at least one flavour has. Which one a host is turns out when a VM can be asked.
-const SOMEWHERE: [Feature; 9] = [
+const SOMEWHERE: [Feature; 12] = [
     Feature::PlainVm,
     Feature::ReadOnlyMemory,
     Feature::OwnMemory,
@@ -118,6 +127,9 @@ const SOMEWHERE: [Feature; 9] = [
     Feature::BootContext,
     Feature::MmioFault,
     Feature::MsiPool,
+    Feature::TrustedVm,
+    Feature::ReservedMemory,
+    Feature::Reclaim,
     Feature::GuestPower,
 ];
 
@@ -137,6 +149,9 @@ fn capabilities(host: &gunyah_ioctls::Features, config: &VmConfig) -> Capabiliti
         (Feature::BootContext, host.has(Host::BootContext)),
         (Feature::MmioFault, host.mmio_fault()),
         (Feature::MsiPool, true),
+        (Feature::TrustedVm, host.has(Host::AuthType)),
+        (Feature::ReservedMemory, host.has(Host::Cma)),
+        (Feature::Reclaim, host.has(Host::Reclaim) || !user_memory),
         (Feature::GuestPower, true),
     ];
     let features = offered.into_iter().filter(|(_, has)| *has).map(|(feature, _)| feature);

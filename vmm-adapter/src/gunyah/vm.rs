@@ -1,18 +1,19 @@
 //! A VM of Gunyah.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use gunyah_ioctls as ioctls;
-use gunyah_ioctls::{BootRegister, VmFd};
+use gunyah_ioctls::{AuthType, BootRegister, VmFd};
 use vm_fdt::FdtWriter;
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::functions::Functions;
-use super::memory::Given;
+use super::memory::{Backing, Given};
 use super::vcpu::GunyahVcpu;
-use super::{error, tree};
+use super::{error, policy, reclaim, tree};
 use crate::boot::BootContext;
 use crate::caps::{Backend, Capabilities, Feature};
 use crate::config::{IrqLine, VmConfig, VmKind};
@@ -21,7 +22,7 @@ use crate::memory::{MemoryRegion, Sharing};
 use crate::phase::Phase;
 use crate::setup::{Declared, PhaseCell, check_line, lock};
 use crate::vcpu::Vcpu;
-use crate::vm::{DirtyLog, IoEventMatch, Vm};
+use crate::vm::{DirtyLog, IoEventMatch, Reclaim, Vm};
 
 /// A page of the tree, whatever the host's page size is.
 const TREE_PAGE: u64 = 4096;
@@ -30,7 +31,10 @@ const START_TRIES: u32 = 100;
 
 /// A VM of Gunyah. Its vCPUs hold it too.
 #[derive(Debug)]
-pub(super) struct GunyahVm(Arc<Shared>);
+pub(super) struct GunyahVm {
+    shared: Arc<Shared>,
+    reclaim: reclaim::GunyahReclaim,
+}
 
 /// What a VM and its vCPUs have in common. The order of the fields is the order in which they go: memory last, since the
 /// guest uses it until everything else is closed.
@@ -46,9 +50,16 @@ pub(super) struct Shared {
 
 /// What is declared before the start. Its lock is held for each step of the configuration and for the start.
 #[derive(Debug, Default)]
-struct Setup {
-    declared: Declared,
-    given: Given,
+pub(super) struct Setup {
+    pub(super) declared: Declared,
+    pub(super) given: Given,
+}
+
+impl Setup {
+    fn add(&mut self, region: &MemoryRegion, backing: Backing) {
+        self.declared.add_region(region);
+        self.given.add(backing);
+    }
 }
 
 impl GunyahVm {
@@ -58,7 +69,7 @@ impl GunyahVm {
         config: VmConfig,
         capabilities: Capabilities,
     ) -> Self {
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             functions: Mutex::default(),
             fd,
             setup: Mutex::default(),
@@ -66,63 +77,102 @@ impl GunyahVm {
             config,
             capabilities,
             device,
-        }))
+        });
+        Self { reclaim: reclaim::GunyahReclaim::new(Arc::clone(&shared)), shared }
     }
 
     /// The setup, if it can still be changed.
     fn configure(&self, op: &'static str) -> Result<MutexGuard<'_, Setup>> {
-        let setup = lock(&self.0.setup);
-        self.0.phase.require(op, &[Phase::Configuring])?;
+        let setup = lock(&self.shared.setup);
+        self.shared.phase.require(op, &[Phase::Configuring])?;
         Ok(setup)
+    }
+
+    fn allocate_file(
+        &self,
+        mut setup: MutexGuard<'_, Setup>,
+        addr: GuestAddress,
+        size: u64,
+        sharing: Sharing,
+    ) -> Result<MemoryRegion> {
+        const OP: &str = "allocate";
+        let huge = policy::of(self.shared.fd.features()).huge_pages;
+        let (memory, region) = Given::make_file(OP, &self.shared.device, addr, size, sharing, huge)?;
+        self.shared.check_region(OP, &setup, &region)?;
+        Given::bind_file(OP, &self.shared.fd, &memory, &region)?;
+        setup.add(&region, Backing::File(memory));
+        Ok(region)
+    }
+
+    fn allocate_reserved(
+        &self,
+        mut setup: MutexGuard<'_, Setup>,
+        node: &Path,
+        addr: GuestAddress,
+        size: u64,
+        sharing: Sharing,
+    ) -> Result<MemoryRegion> {
+        const OP: &str = "allocate";
+        let (memory, region) = Given::take_reserved(OP, node, addr, size, sharing)?;
+        self.shared.check_region(OP, &setup, &region)?;
+        let place = setup.declared.regions().len();
+        Given::bind_reserved(OP, &self.shared.fd, &memory, &region, place)?;
+        setup.add(&region, Backing::Reserved(memory));
+        Ok(region)
     }
 
     /// The functions, while any can be added.
     fn functions(&self, op: &'static str) -> Result<MutexGuard<'_, Functions>> {
-        self.0.phase.require(op, &[Phase::Configuring, Phase::Running])?;
-        Ok(lock(&self.0.functions))
+        self.shared.phase.require(op, &[Phase::Configuring, Phase::Running])?;
+        Ok(lock(&self.shared.functions))
     }
 }
 
 impl Vm for GunyahVm {
     fn capabilities(&self) -> &Capabilities {
-        &self.0.capabilities
+        &self.shared.capabilities
     }
 
     fn config(&self) -> &VmConfig {
-        &self.0.config
+        &self.shared.config
     }
 
     fn phase(&self) -> Phase {
-        self.0.phase()
+        self.shared.phase()
     }
 
     fn memory(&self) -> Vec<MemoryRegion> {
-        lock(&self.0.setup).declared.regions().to_vec()
+        lock(&self.shared.setup).declared.regions().to_vec()
     }
 
     fn map(&self, region: &MemoryRegion) -> Result<()> {
         const OP: &str = "map";
         let mut setup = self.configure(OP)?;
-        self.0.capabilities.require(Feature::OwnMemory)?;
-        setup.declared.check_region(OP, region, &self.0.config, &self.0.capabilities)?;
-        Given::give(OP, &self.0.fd, region, setup.declared.regions().len())?;
-        setup.declared.add_region(region);
+        self.shared.capabilities.require(Feature::OwnMemory)?;
+        self.shared.check_region(OP, &setup, region)?;
+        Given::give(OP, &self.shared.fd, region, setup.declared.regions().len())?;
+        setup.add(region, Backing::User);
         Ok(())
     }
 
     fn allocate(&self, addr: GuestAddress, size: u64, sharing: Sharing) -> Result<MemoryRegion> {
         const OP: &str = "allocate";
-        if self.0.capabilities.has(Feature::OwnMemory) {
-            let region = MemoryRegion::new(addr, size, sharing)?;
-            self.map(&region)?;
-            return Ok(region);
+        let setup = self.configure(OP)?;
+        let first = setup.declared.regions().is_empty();
+        match &self.shared.config.reserved_memory {
+            Some(node) if first => self.allocate_reserved(setup, node, addr, size, sharing),
+            _ if self.shared.capabilities.has(Feature::OwnMemory) => {
+                drop(setup);
+                let region = MemoryRegion::new(addr, size, sharing)?;
+                self.map(&region)?;
+                Ok(region)
+            }
+            _ => self.allocate_file(setup, addr, size, sharing),
         }
-        let mut setup = self.configure(OP)?;
-        let (memory, region) = Given::make(OP, &self.0.device, addr, size, sharing)?;
-        setup.declared.check_region(OP, &region, &self.0.config, &self.0.capabilities)?;
-        setup.given.bind(OP, &self.0.fd, memory, &region)?;
-        setup.declared.add_region(&region);
-        Ok(region)
+    }
+
+    fn largest_region(&self) -> u64 {
+        self.shared.largest_region()
     }
 
     fn unmap(&self, _addr: GuestAddress) -> Result<()> {
@@ -132,33 +182,33 @@ impl Vm for GunyahVm {
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>> {
         const OP: &str = "create_vcpu";
         let mut setup = self.configure(OP)?;
-        setup.declared.check_vcpu(OP, id, &self.0.config)?;
-        let fd = self.0.fd.add_vcpu(id).map_err(error::backend(OP))?;
+        setup.declared.check_vcpu(OP, id, &self.shared.config)?;
+        let fd = self.shared.fd.add_vcpu(id).map_err(error::backend(OP))?;
         setup.declared.add_vcpu(id);
-        Ok(Box::new(GunyahVcpu::new(fd, Arc::clone(&self.0))))
+        Ok(Box::new(GunyahVcpu::new(fd, Arc::clone(&self.shared))))
     }
 
     fn register_irqfd(&self, fd: &EventFd, line: IrqLine) -> Result<()> {
         const OP: &str = "register_irqfd";
-        check_line(OP, &self.0.config, line)?;
-        self.functions(OP)?.add_irqfd(&self.0.fd, fd, line)
+        check_line(OP, &self.shared.config, line)?;
+        self.functions(OP)?.add_irqfd(&self.shared.fd, fd, line)
     }
 
     fn unregister_irqfd(&self, fd: &EventFd, line: IrqLine) -> Result<()> {
-        lock(&self.0.functions).remove_irqfd(fd, line)
+        lock(&self.shared.functions).remove_irqfd(fd, line)
     }
 
     fn register_ioevent(&self, fd: &EventFd, addr: GuestAddress, want: IoEventMatch) -> Result<()> {
-        self.functions("register_ioevent")?.add_ioevent(&self.0.fd, fd, addr, want)
+        self.functions("register_ioevent")?.add_ioevent(&self.shared.fd, fd, addr, want)
     }
 
     fn unregister_ioevent(&self, fd: &EventFd, addr: GuestAddress, want: IoEventMatch) -> Result<()> {
-        lock(&self.0.functions).remove_ioevent(fd, addr, want)
+        lock(&self.shared.functions).remove_ioevent(fd, addr, want)
     }
 
     fn describe(&self, tree: &mut FdtWriter, gic: u32) -> Result<()> {
         let setup = self.configure("describe")?;
-        tree::describe(tree, gic, &self.0.config, self.0.fd.features(), setup.declared.regions())
+        tree::describe(tree, gic, &self.shared.config, self.shared.fd.features(), setup.declared.regions())
     }
 
     /// The Resource Manager writes its nodes into the tree in place. A page holds them; while it works it may need the
@@ -170,13 +220,21 @@ impl Vm for GunyahVm {
     fn start(&self, boot: &BootContext) -> Result<()> {
         const OP: &str = "start";
         let setup = self.configure(OP)?;
-        let main = setup.declared.check_start(OP, boot, &self.0.config, &self.0.capabilities)?;
+        let main = setup.declared.check_start(OP, boot, &self.shared.config, &self.shared.capabilities)?;
         // It is not told where that can be avoided: a Resource Manager of 2023 takes the call and then refuses the start.
         let entry = (boot.entry != main.addr()).then_some(boot.entry);
 
-        let fd = &self.0.fd;
-        if let VmKind::ProtectedFirmware { addr, size } = self.0.config.kind {
-            fd.set_firmware_config(addr.0, size).map_err(error::backend(OP))?;
+        let fd = &self.shared.fd;
+        match self.shared.config.kind {
+            VmKind::ProtectedFirmware { addr, size } => {
+                fd.set_firmware_config(addr.0, size).map_err(error::backend(OP))?;
+            }
+            VmKind::Trusted { vm_id, peripheral_id } => {
+                let (guest_phys_addr, size) = (main.addr().0, main.size());
+                let auth = AuthType::QualcommTrustedVm { vm_id, peripheral_id, guest_phys_addr, size };
+                fd.set_auth_type(&auth).map_err(error::backend(OP))?;
+            }
+            VmKind::Any | VmKind::Plain | VmKind::Protected => {}
         }
         fd.set_dtb_config(boot.fdt.0, boot.fdt_size).map_err(error::backend(OP))?;
         if let Some(entry) = entry {
@@ -187,11 +245,11 @@ impl Vm for GunyahVm {
         setup.given.close_to_host(setup.declared.regions());
         match start(fd) {
             Ok(()) => {
-                self.0.enter(Phase::Running);
+                self.shared.enter(Phase::Running);
                 Ok(())
             }
             Err(refused) => {
-                self.0.enter(Phase::Stopped);
+                self.shared.enter(Phase::Stopped);
                 Err(error::backend(OP)(refused))
             }
         }
@@ -199,6 +257,10 @@ impl Vm for GunyahVm {
 
     fn dirty_log(&self) -> Option<&dyn DirtyLog> {
         None
+    }
+
+    fn reclaim(&self) -> Option<&dyn Reclaim> {
+        self.shared.capabilities.has(Feature::Reclaim).then_some(&self.reclaim as &dyn Reclaim)
     }
 }
 
@@ -213,6 +275,27 @@ fn start(fd: &VmFd) -> ioctls::Result<()> {
 }
 
 impl Shared {
+    pub(super) fn setup(&self) -> MutexGuard<'_, Setup> {
+        lock(&self.setup)
+    }
+
+    fn largest_region(&self) -> u64 {
+        self.config.largest_region.unwrap_or_else(|| policy::of(self.fd.features()).largest_region)
+    }
+
+    fn check_region(&self, op: &'static str, setup: &Setup, region: &MemoryRegion) -> Result<()> {
+        let largest = self.largest_region();
+        setup.declared.check_region(op, region, &self.config, &self.capabilities, largest)
+    }
+
+    pub(super) fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
+    pub(super) fn phase_cell(&self) -> &PhaseCell {
+        &self.phase
+    }
+
     pub(super) fn phase(&self) -> Phase {
         self.phase.get()
     }

@@ -29,6 +29,7 @@ mod ioevent;
 mod irq;
 mod kick;
 mod memory;
+mod reclaim;
 pub mod registers;
 mod signal;
 mod sys;
@@ -119,6 +120,10 @@ impl Hypervisor for Kvm {
             VmKind::Plain => {}
             VmKind::Protected => self.capabilities.require(Feature::PrivateMemory)?,
             VmKind::ProtectedFirmware { .. } => self.capabilities.require(Feature::Firmware)?,
+            VmKind::Trusted { .. } => self.capabilities.require(Feature::TrustedVm)?,
+        }
+        if config.reserved_memory.is_some() {
+            self.capabilities.require(Feature::ReservedMemory)?;
         }
         if config.msi.is_some() {
             self.capabilities.require(Feature::MsiPool)?;
@@ -144,6 +149,7 @@ fn capabilities(device: &kvm_ioctls::Kvm) -> Capabilities {
         (Feature::OwnMemory, true),
         (Feature::BootContext, true),
         (Feature::DirtyLog, true),
+        (Feature::Reclaim, true),
     ];
     let offered = everywhere.into_iter().chain(arch::offered(device));
     let features = offered.filter(|(_, has)| *has).map(|(feature, _)| feature);

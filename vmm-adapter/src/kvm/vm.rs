@@ -13,6 +13,7 @@ use super::ioevent::IoEvents;
 use super::irq::Irqs;
 use super::kick::Kick;
 use super::memory::Slots;
+use super::reclaim::KvmReclaim;
 use super::vcpu::KvmVcpu;
 use super::{arch, error, signal};
 use crate::boot::BootContext;
@@ -23,13 +24,14 @@ use crate::memory::{MemoryRegion, Sharing};
 use crate::phase::Phase;
 use crate::setup::{Declared, PhaseCell, check_line, lock};
 use crate::vcpu::{Vcpu, VcpuExit};
-use crate::vm::{DirtyLog, IoEventMatch, Vm};
+use crate::vm::{DirtyLog, IoEventMatch, Reclaim, Vm};
 
 /// A VM of KVM. Its vCPUs hold it too.
 #[derive(Debug)]
 pub(super) struct KvmVm {
     shared: Arc<Shared>,
     dirty: KvmDirtyLog,
+    reclaim: KvmReclaim,
 }
 
 /// What a VM and its vCPUs have in common. The order of the fields is the order in which they go: memory last, since the
@@ -79,7 +81,8 @@ impl KvmVm {
             config,
             capabilities,
         });
-        Ok(Arc::new(Self { dirty: KvmDirtyLog::new(Arc::clone(&shared)), shared }))
+        let dirty = KvmDirtyLog::new(Arc::clone(&shared));
+        Ok(Arc::new(Self { dirty, reclaim: KvmReclaim::new(Arc::clone(&shared)), shared }))
     }
 
     /// The setup, if it can still be changed.
@@ -114,7 +117,8 @@ impl Vm for KvmVm {
     fn map(&self, region: &MemoryRegion) -> Result<()> {
         const OP: &str = "map";
         let mut setup = self.configure(OP)?;
-        setup.declared.check_region(OP, region, &self.shared.config, &self.shared.capabilities)?;
+        let (config, capabilities) = (&self.shared.config, &self.shared.capabilities);
+        setup.declared.check_region(OP, region, config, capabilities, self.largest_region())?;
         setup.slots.add(OP, &self.shared.fd, region)?;
         setup.declared.add_region(region);
         Ok(())
@@ -124,6 +128,10 @@ impl Vm for KvmVm {
         let region = MemoryRegion::new(addr, size, sharing)?;
         self.map(&region)?;
         Ok(region)
+    }
+
+    fn largest_region(&self) -> u64 {
+        self.shared.config.largest_region.unwrap_or(u64::MAX)
     }
 
     fn unmap(&self, addr: GuestAddress) -> Result<()> {
@@ -199,6 +207,10 @@ impl Vm for KvmVm {
 
     fn dirty_log(&self) -> Option<&dyn DirtyLog> {
         self.shared.capabilities.has(Feature::DirtyLog).then_some(&self.dirty as &dyn DirtyLog)
+    }
+
+    fn reclaim(&self) -> Option<&dyn Reclaim> {
+        self.shared.capabilities.has(Feature::Reclaim).then_some(&self.reclaim as &dyn Reclaim)
     }
 }
 
