@@ -47,7 +47,7 @@ mod transport;
 
 pub use errno::Errno;
 pub use fake::{Builder, Child, Error, Fake, Fault, Forwarder, Guest, Handle};
-pub use flavour::Flavour;
+pub use flavour::{Flavour, Host};
 pub use hyp::HypError;
 pub use hyp::script::{Answer, Script};
 pub use kernel::observer::{CallRecord, Target};

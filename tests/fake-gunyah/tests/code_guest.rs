@@ -67,20 +67,32 @@ impl Devices {
 }
 
 fn vm_with(ram: &Ram, tree: &tree::Tree) -> Vm {
+    vm_given(ram, tree, SET_USER_MEM_REGION)
+}
+
+/// A VM whose memory is given by `call`.
+fn vm_given(ram: &Ram, tree: &tree::Tree, call: u32) -> Vm {
     let vm = Vm::new();
     ram.write(0, HELLO);
     let blob = tree.buffer();
     ram.write(DTB as usize, &blob);
-    vm.region(&Region {
+    let region = Region {
         label: 0,
         flags: 7,
         guest_phys_addr: RAM,
         memory_size: ram.len as u64,
         userspace_addr: ram.addr as u64,
-    })
-    .unwrap();
+    };
+    vm.ioctl_with(call, &region).unwrap();
     vm.dtb(RAM + DTB, blob.len() as u64).unwrap();
     vm
+}
+
+/// A tree for a VM of one piece of memory.
+fn good() -> tree::Tree {
+    let mut tree = tree::good();
+    tree.remove("gunyah-vm-config/vdevices/shm-5");
+    tree
 }
 
 fn code() -> Fake {
@@ -92,7 +104,7 @@ fn the_built_in_guest_runs_on_two_vcpus() {
     for _ in 0..20 {
         let check = |handle: &Handle| {
             let ram = Ram::new(SIZE);
-            let vm = vm_with(&ram, &tree::good());
+            let vm = vm_with(&ram, &good());
             let vcpus = [vm.vcpu(0).unwrap(), vm.vcpu(1).unwrap()];
             vm.start().unwrap();
             let devices = Devices::default();
@@ -120,7 +132,7 @@ fn the_resource_manager_refuses_a_bad_tree() {
     code()
         .run(|handle| {
             let ram = Ram::new(SIZE);
-            let mut tree = tree::good();
+            let mut tree = good();
             tree.children.retain(|child| child.name != "gunyah-vm-config");
             let vm = vm_with(&ram, &tree);
             let vcpu = vm.vcpu(0).unwrap();
@@ -142,7 +154,7 @@ fn a_vcpu_that_the_tree_does_not_declare_never_exists() {
     code()
         .run(|_| {
             let ram = Ram::new(SIZE);
-            let vm = vm_with(&ram, &tree::good());
+            let vm = vm_with(&ram, &good());
             let vcpu = vm.vcpu(2).unwrap();
             vm.start().unwrap();
             assert_eq!(vcpu.run(), Err(Errno::ENODEV));
@@ -168,7 +180,7 @@ fn a_tree_outside_all_regions() {
             .unwrap()
             .run(|_| {
                 let ram = Ram::new(SIZE);
-                let vm = vm_with(&ram, &tree::good());
+                let vm = vm_with(&ram, &good());
                 vm.dtb(RAM + SIZE as u64 - 2048, size).unwrap();
                 assert_eq!(vm.start(), Err(errno), "{flavour}");
             })
@@ -193,13 +205,15 @@ const REGISTERS: [u32; 10] = [
 #[test]
 fn the_boot_context_reaches_the_guest() {
     for flavour in [Flavour::Android15, Flavour::Android16, Flavour::V17] {
-        let fake =
-            Fake::builder().flavour(flavour).guest(Guest::code()).differences(|d| d.user_memory = true);
+        let fake = Fake::builder().flavour(flavour).guest(Guest::code()).differences(|d| {
+            d.user_memory = true;
+            d.lend = true;
+        });
         fake.build()
             .unwrap()
             .run(|handle| {
                 let ram = Ram::new(SIZE);
-                let vm = vm_with(&ram, &tree::good());
+                let vm = vm_given(&ram, &good(), LEND_USER_MEM);
                 ram.write(0x100, &REGISTERS.map(u32::to_le_bytes).concat());
                 let vcpu = vm.vcpu(0).unwrap();
                 let context: [(u64, u64); 7] = [
@@ -237,7 +251,7 @@ fn the_first_cpu_that_is_not_disabled_boots() {
     code()
         .run(|_| {
             let ram = Ram::new(SIZE);
-            let mut tree = tree::good();
+            let mut tree = good();
             tree.set("cpus/cpu@0", "status", tree::text("disabled"));
             let vm = vm_with(&ram, &tree);
             ram.write(0, &REGISTERS[7..].iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>());
@@ -248,4 +262,93 @@ fn the_first_cpu_that_is_not_disabled_boots() {
             assert_eq!((second.reason(), second.status()), (EXIT_STATUS, (2, 1, 4, [0; 8])));
         })
         .unwrap();
+}
+
+/// Whether a guest may execute from memory that it shares with the host.
+#[test]
+fn shared_memory_is_executable_where_the_kernel_makes_it_so() {
+    // The exit: 1 powered off, 5 a fault that the guest has no vectors for.
+    let rows: [(Flavour, u32, u16); 8] = [
+        (Flavour::V11, SET_USER_MEM_REGION, 1),
+        (Flavour::Android14Early, SET_USER_MEM_REGION, 1),
+        (Flavour::Android14, SET_USER_MEM_REGION, 1),
+        (Flavour::Android14, LEND_USER_MEM, 1),
+        (Flavour::Android15, SET_USER_MEM_REGION, 5),
+        (Flavour::Android15, LEND_USER_MEM, 1),
+        (Flavour::Android16, SET_USER_MEM_REGION, 1),
+        (Flavour::Android16, LEND_USER_MEM, 1),
+    ];
+    for (flavour, call, exit) in rows {
+        let fake = Fake::builder().flavour(flavour).guest(Guest::code()).build().unwrap();
+        fake.run(|handle| {
+            let ram = Ram::new(SIZE);
+            let vm = vm_given(&ram, &good(), call);
+            ram.write(0, &REGISTERS[7..].iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>());
+            let vcpu = vm.vcpu(0).unwrap();
+            vm.start().unwrap();
+            while vcpu.run() == Err(Errno::EINVAL) {}
+            assert_eq!(vcpu.reason(), EXIT_STATUS, "{flavour}");
+            assert_eq!(vcpu.status().1, exit, "{flavour} {call:#x}: {:?}", handle.notes());
+        })
+        .unwrap();
+    }
+}
+
+/// Loads an instruction from `x9` and jumps there; both must be allowed by the region's access.
+#[test]
+fn a_region_without_exec_is_not_executed() {
+    const JUMP: [u32; 2] = [0xf940_0121, 0xd61f_0120]; // ldr x1, [x9]; br x9
+    for (flags, exit) in [(7, 1), (3, 5), (1, 5), (5, 1)] {
+        code()
+            .run(|_| {
+                let (ram, other) = (Ram::new(SIZE), Ram::new(SIZE));
+                let vm = vm_with(&ram, &good());
+                let off: Vec<_> = REGISTERS[7..].iter().flat_map(|word| word.to_le_bytes()).collect();
+                other.write(0, &off);
+                // movz x9, #0x9000, lsl #16
+                let start = [0xd2b2_0009_u32, JUMP[0], JUMP[1]];
+                ram.write(0, &start.map(u32::to_le_bytes).concat());
+                vm.region(&Region {
+                    label: 1,
+                    flags,
+                    guest_phys_addr: 0x9000_0000,
+                    memory_size: SIZE as u64,
+                    userspace_addr: other.addr as u64,
+                })
+                .unwrap();
+                let vcpu = vm.vcpu(0).unwrap();
+                vm.start().unwrap();
+                vcpu.run().unwrap();
+                assert_eq!((vcpu.reason(), vcpu.status().1), (EXIT_STATUS, exit), "flags {flags}");
+            })
+            .unwrap();
+    }
+}
+
+/// On android16 a VM is protected when its devicetree is lent, and then what it shares with the host is not executable.
+#[test]
+fn android16_shared_memory_beside_lent_is_not_executable() {
+    for (image, exit) in [(LEND_USER_MEM, 5), (SET_USER_MEM_REGION, 1)] {
+        let fake = Fake::builder().flavour(Flavour::Android16).guest(Guest::code()).build().unwrap();
+        fake.run(|_| {
+            let (ram, other) = (Ram::new(SIZE), Ram::new(SIZE));
+            let vm = vm_given(&ram, &good(), image);
+            other.write(0, &REGISTERS[7..].iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>());
+            // movz x9, #0x9000, lsl #16; br x9
+            ram.write(0, &[0xd2b2_0009_u32, 0xd61f_0120].map(u32::to_le_bytes).concat());
+            vm.region(&Region {
+                label: 1,
+                flags: 7,
+                guest_phys_addr: 0x9000_0000,
+                memory_size: SIZE as u64,
+                userspace_addr: other.addr as u64,
+            })
+            .unwrap();
+            let vcpu = vm.vcpu(0).unwrap();
+            vm.start().unwrap();
+            while vcpu.run() == Err(Errno::EINVAL) {}
+            assert_eq!((vcpu.reason(), vcpu.status().1), (EXIT_STATUS, exit));
+        })
+        .unwrap();
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::errno::Errno;
-use crate::flavour::{Differences, Flavour};
+use crate::flavour::{Differences, Flavour, Host};
 use crate::hyp::script::Script;
 use crate::kernel::guest::Guests;
 use crate::kernel::observer::Observer;
@@ -117,6 +117,14 @@ impl Builder {
     #[must_use]
     pub fn flavour(mut self, flavour: Flavour) -> Self {
         self.flavour = flavour;
+        self
+    }
+
+    /// A host that was seen and is no flavour of its own: its features, and how its Resource Manager answers.
+    #[must_use]
+    pub fn host(mut self, host: Host) -> Self {
+        self.flavour = host.flavour();
+        self.differences = Some(host.differences());
         self
     }
 

@@ -1,6 +1,6 @@
 //! Android's 6.6 kernel.
 
-use super::{Differences, Pinning, Removal, ResumeActions, Teardown, android14};
+use super::{Differences, Pinning, Removal, ResumeActions, SharedExec, Teardown, android14};
 use crate::errno::Errno;
 
 pub(super) const DIFFERENCES: Differences = Differences {
@@ -10,6 +10,7 @@ pub(super) const DIFFERENCES: Differences = Differences {
 
     unique_labels: false,
     pinning: Pinning::OnDemand,
+    shared_exec: SharedExec::Never,
     boot_context_strict: true,
     removal: Removal::WholeKey,
 

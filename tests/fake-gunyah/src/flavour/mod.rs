@@ -1,8 +1,8 @@
 //! The flavours of the Gunyah user ABI, and what differs between them.
 //!
 //! The driver is written once. Wherever the kernels differ it asks [`Differences`]; each flavour's values stand in a
-//! file of their own, so that a reader sees at a glance what a kernel does. Hosts were seen that mix: start from the
-//! nearest flavour and change single fields.
+//! file of their own, so that a reader sees at a glance what a kernel does. Hosts were seen that mix: [`Host`] has them, and
+//! for others start from the nearest flavour and change single fields.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,9 +13,14 @@ mod android14;
 mod android14_early;
 mod android15;
 mod android16;
+mod features;
+mod host;
 mod v11;
 mod v17;
 mod vendor;
+
+pub use features::{FeatureName, UnknownFeature};
+pub use host::{Host, UnknownHost};
 
 /// A flavour of the Gunyah user ABI, named by where it ships.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -115,6 +120,17 @@ pub enum Pinning {
     OnDemand,
 }
 
+/// Whether a guest may execute from memory that the host shares with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SharedExec {
+    /// As the region's access says.
+    AsAsked,
+    /// Never, whatever was asked.
+    Never,
+    /// As the region's access says in a VM whose devicetree lies in shared memory; else never.
+    UnprotectedVms,
+}
+
 /// How `REMOVE_FUNCTION` finds what it removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
@@ -200,6 +216,8 @@ pub struct Differences {
     pub unique_labels: bool,
     /// What a region call does with the pages.
     pub pinning: Pinning,
+    /// Whether the guest may execute from shared user memory. Guest memory files that are shared are never executable.
+    pub shared_exec: SharedExec,
     /// `SET_DTB_CONFIG` finds a range that wraps around: `EOVERFLOW`.
     pub dtb_wrap_check: bool,
     /// A firmware configuration counts only as long as no authentication type was chosen.
@@ -211,6 +229,11 @@ pub struct Differences {
     /// The Resource Manager takes the boot context. That of December 2023 does not know the call: the start fails with
     /// `EOPNOTSUPP` then, though `SET_BOOT_CONTEXT` was 0.
     pub rm_takes_boot_context: bool,
+    /// The Resource Manager starts a VM whose image (the parcel with the devicetree) is shared. A production build of that of
+    /// December 2023 does not: `ENODEV`.
+    pub rm_takes_shared_image: bool,
+    /// The Resource Manager fails at a devicetree of more bytes than this, with what it has added.
+    pub rm_largest_tree: Option<usize>,
 
     /// `ADD_FUNCTION` of a vCPU asks the hypervisor whether it has vCPUs: `EOPNOTSUPP`.
     pub vcpu_feature_check: bool,
@@ -229,6 +252,8 @@ pub struct Differences {
     pub dtb_nowhere: Errno,
     /// A DTB shorter than a page counts as no page at all: `EINVAL`.
     pub dtb_whole_pages: bool,
+    /// A devicetree in a binding that is forced to be shared: the start fails with `ENOMEM`, always.
+    pub shared_dtb_fails: bool,
     /// A start that failed leaves a status that a vCPU reports as "load failed"; else as "crashed".
     pub failed_start_is_load_failed: bool,
 
@@ -236,10 +261,15 @@ pub struct Differences {
     pub answer_clamped: bool,
     /// What user space can answer an MMIO exit with.
     pub resume_actions: ResumeActions,
-    /// Guest memory is mapped when the guest touches it; what cannot be mapped is a page-fault exit.
+    /// Guest memory is mapped when the guest touches it; what cannot be mapped is a page-fault exit. User memory only
+    /// with [`Pinning::OnDemand`]: else it becomes the guest's at the start, whole, and what is added later never does.
     pub demand_paging: bool,
     /// What happens at a vCPU state that is unknown.
     pub unknown_state: UnknownState,
+
+    /// When the VM has ended, a vCPU's next `RUN` is `EBUSY`, once, and only the one after it reports the end. Seen now and
+    /// then on a real host; here it happens each time.
+    pub busy_at_end: bool,
 
     /// When the last close takes effect.
     pub teardown: Teardown,

@@ -13,6 +13,8 @@ pub(super) const DIFFERENCES: Differences = Differences {
     pinning: Pinning::None,
     boot_context_strict: false,
     boot_context_in_entry: true,
+    // The newer of the two ports that were read; the older one lends it all the same.
+    shared_dtb_fails: true,
     resume_actions: ResumeActions::FaultAndRetry,
     ..android15::DIFFERENCES
 };

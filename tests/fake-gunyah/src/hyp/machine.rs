@@ -35,9 +35,13 @@ pub mod exit_type {
 
 /// The guest's RAM, as the hypervisor reaches it by guest physical address.
 pub trait GuestRam: Send + Sync {
-    /// Loads `buf.len()` bytes. 1, 2, 4, 8 and 16 bytes are naturally aligned and loaded as one access; instruction
-    /// fetch asks for a whole line of 64. Unless all bytes are RAM the answer is [`RamAccess::NotRam`].
+    /// Loads `buf.len()` bytes: 1, 2, 4, 8 or 16, naturally aligned, as one access. Unless all bytes are RAM the answer is
+    /// [`RamAccess::NotRam`].
     fn load(&self, ipa: u64, buf: &mut [u8]) -> RamAccess;
+    /// Loads instructions, up to a line of 64 bytes at a time. Memory that is not executable is [`RamAccess::Denied`].
+    fn fetch(&self, ipa: u64, buf: &mut [u8]) -> RamAccess {
+        self.load(ipa, buf)
+    }
     /// Stores `data.len()` bytes: 1, 2, 4, 8 or 16, naturally aligned, as one access.
     fn store(&self, ipa: u64, data: &[u8]) -> RamAccess;
     /// If the `len` (1, 2, 4, 8 or 16) bytes at `ipa` hold `current`, stores `new`, as one access with regard to all vCPUs;

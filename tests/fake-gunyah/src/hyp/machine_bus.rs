@@ -41,7 +41,7 @@ impl MachineBus {
     /// Fetches past the cache, where RAM is smaller than a line.
     fn fetch_one(&self, addr: u64) -> Result<u32, RamAccess> {
         let mut bytes = [0; 4];
-        match self.machine.ram.load(addr, &mut bytes) {
+        match self.machine.ram.fetch(addr, &mut bytes) {
             RamAccess::Done => Ok(u32::from_le_bytes(bytes)),
             other => Err(other),
         }
@@ -65,7 +65,7 @@ impl Bus for MachineBus {
             _ => {}
         }
         let mut bytes = [0; LINE];
-        if self.machine.ram.load(start, &mut bytes) != RamAccess::Done {
+        if self.machine.ram.fetch(start, &mut bytes) != RamAccess::Done {
             return self.fetch_one(addr);
         }
         let mut line = Line { addr: start, words: [0; LINE / 4] };

@@ -92,7 +92,7 @@ fn load_scripts(vm: &Arc<Vm>, scripts: &[Script]) -> Result<Parts, Errno> {
 fn load_code(vm: &Arc<Vm>) -> Result<Parts, Errno> {
     let dtb = vm.dtb();
     let image = find_dtb(vm)?;
-    let config = read_config(vm, &image)?;
+    let config = read_config(vm)?;
     let protected = if image.transfer == Transfer::Lend { "a protected" } else { "an unprotected" };
     vm.kernel().observer.note(|| format!("VM {} starts as {protected} VM", vm.number));
     // The parcel with the devicetree is mapped where the tree says, whatever its region said.
@@ -104,10 +104,12 @@ fn load_code(vm: &Arc<Vm>) -> Result<Parts, Errno> {
             .note(|| format!("the region at {:#x} is mapped at base-address {base:#x}", image.guest_addr));
         vm.move_region(image.guest_addr, base);
     }
+    let dtb_addr = shift(dtb.guest_phys_addr);
+    adopt(vm, &config, dtb_addr, dtb.size)?;
     let events = Arc::new(Events { vm: Arc::downgrade(vm), psci: config.psci });
     let machine = Machine::new(vm.ram(), events, config.vcpus);
     let mut registers = BootRegisters { pc: base, ..BootRegisters::default() };
-    registers.x[0] = shift(dtb.guest_phys_addr);
+    registers.x[0] = dtb_addr;
     {
         let boot = vm.boot();
         boot.check(&vm.kernel().differences)?;
@@ -135,14 +137,33 @@ fn load_code(vm: &Arc<Vm>) -> Result<Parts, Errno> {
 /// The first shared peripheral interrupt.
 const SPI: u32 = 32;
 
-/// The Resource Manager reads the devicetree.
-fn read_config(vm: &Vm, image: &Region) -> Result<VmDescription, Errno> {
-    let dtb = vm.dtb();
-    let size = usize::try_from(dtb.size.min(image.size)).map_err(|_| Errno::ENOMEM)?;
-    let mut tree = vec![0; size];
-    if !vm.ram().peek(dtb.guest_phys_addr, &mut tree) {
-        return Err(Errno::EFAULT);
+/// The Resource Manager takes the VM's memory, and writes its nodes into the devicetree.
+fn adopt(vm: &Vm, config: &VmDescription, dtb_addr: u64, dtb_size: u64) -> Result<(), Errno> {
+    let differences = &vm.kernel().differences;
+    let refused = |error: rm::RmError| {
+        vm.kernel().observer.note(|| format!("Resource Manager: {error}"));
+        Errno(error.error.errno())
+    };
+    let parcels: Vec<_> = vm.memory().regions.iter().map(|region| region.parcel(dtb_addr)).collect();
+    let warnings = rm::check_parcels(config, &parcels, differences.rm_takes_shared_image).map_err(refused)?;
+    for warning in warnings {
+        vm.kernel().observer.note(|| format!("Resource Manager: {warning}"));
     }
+    let tree = read_tree(vm, dtb_addr, dtb_size)?;
+    let tree = rm::write_overlay(&tree, config, &parcels, differences.rm_largest_tree).map_err(refused)?;
+    if vm.ram().poke(dtb_addr, &tree) { Ok(()) } else { Err(Errno::EFAULT) }
+}
+
+/// The buffer that holds the devicetree.
+fn read_tree(vm: &Vm, addr: u64, size: u64) -> Result<Vec<u8>, Errno> {
+    let mut tree = vec![0; usize::try_from(size).map_err(|_| Errno::ENOMEM)?];
+    if vm.ram().peek(addr, &mut tree) { Ok(tree) } else { Err(Errno::EFAULT) }
+}
+
+/// The Resource Manager reads the devicetree.
+fn read_config(vm: &Vm) -> Result<VmDescription, Errno> {
+    let dtb = vm.dtb();
+    let tree = read_tree(vm, dtb.guest_phys_addr, dtb.size)?;
     let config = rm::read_vm_config(&tree).map_err(|error| {
         vm.kernel().observer.note(|| format!("Resource Manager: {error}"));
         Errno(error.error.errno())
@@ -194,6 +215,9 @@ fn find_dtb(vm: &Vm) -> Result<Region, Errno> {
         return Err(Errno::EINVAL);
     }
     let region = vm.region_of(dtb.guest_phys_addr, dtb.size).ok_or(differences.dtb_nowhere)?;
+    if region.is_forced_share() && differences.shared_dtb_fails {
+        return Err(Errno::ENOMEM);
+    }
     vm.give_dtb(&dtb)?;
     Ok(region)
 }

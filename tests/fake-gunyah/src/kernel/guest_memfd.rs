@@ -108,7 +108,7 @@ impl Vm {
         }
         let transfer = if access == F::GUNYAH_MEM_FORCE_SHARE.0 { Transfer::Share } else { Transfer::Lend };
         // The same three bits as in a region, four places up.
-        self.bind_file(arg.guest_addr, arg.size, (flags & allow) >> 4, transfer, range)
+        self.bind_file(Region::of_file(None, arg.guest_addr, arg.size, (flags & allow) >> 4, transfer, range))
     }
 
     /// `MAP_CMA_MEM`.
@@ -131,23 +131,19 @@ impl Vm {
         let lent = flags & F::GUNYAH_MEM_ACCESS_MASK.0 == F::GUNYAH_MEM_FORCE_LEND.0;
         let transfer = if lent { Transfer::Lend } else { Transfer::Share };
         let range = FileRange { memory: Arc::clone(mapping), offset: arg.offset, flags };
-        self.bind_file(arg.guest_addr, arg.size, flags & allow, transfer, range)
+        let label = Some(arg.label);
+        self.bind_file(Region::of_file(label, arg.guest_addr, arg.size, flags & allow, transfer, range))
     }
 
-    fn bind_file(
-        self: &Arc<Self>,
-        guest_addr: u64,
-        size: u64,
-        access: u32,
-        transfer: Transfer,
-        range: FileRange,
-    ) -> Result<Answer, Errno> {
-        let region = Region::of_file(guest_addr, size, access, transfer, range);
+    fn bind_file(self: &Arc<Self>, region: Region) -> Result<Answer, Errno> {
         let mut memory = self.memory();
         if memory.regions.iter().any(|other| other.overlaps(&region) || other.shares_file_range(&region)) {
             return Err(Errno::EEXIST);
         }
-        self.ram().add(region.slot(true));
+        if region.on_demand {
+            self.give_region(&region);
+        }
+        let guest_addr = region.guest_addr;
         memory.regions.push(region);
         drop(memory);
         let vm = Arc::clone(self);
@@ -171,7 +167,7 @@ impl Vm {
         self.ram().remove(old);
         let rest = if at_start { old.wrapping_add(size) } else { old };
         if let Some(region) = memory.regions.iter().find(|region| region.guest_addr == rest) {
-            self.ram().add(region.slot(true));
+            self.give_region(region);
         }
         Ok(Answer::value(0))
     }

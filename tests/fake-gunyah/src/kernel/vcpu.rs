@@ -52,6 +52,8 @@ pub(super) struct Inner {
     pub(super) mmio_read_len: u64,
     pub(super) mmio_addr: u64,
     attention: Attention,
+    /// The hypervisor has been busy with the VM's end once.
+    was_busy: bool,
     /// The hypervisor's vCPU, from start on.
     rsc: Option<Box<dyn VcpuEngine>>,
 }
@@ -105,6 +107,7 @@ impl Vcpu {
                 mmio_read_len: 0,
                 mmio_addr: 0,
                 attention: Attention::default(),
+                was_busy: false,
                 rsc: None,
             }),
         });
@@ -331,10 +334,17 @@ impl Vcpu {
             // The host's timer tick comes, too: the loop then looks at `immediate_exit`.
             entered.elapsed() > TICK || call.signal_seen().is_some()
         };
-        match &mut inner.rsc {
+        let resp = match &mut inner.rsc {
             Some(engine) => engine.vcpu_run(resume, &preempt),
-            None => Err(HypError::Invalid),
+            None => return Err(HypError::Invalid),
+        };
+        let off = resp.is_ok_and(|resp| resp.state == hyp::POWERED_OFF);
+        let ended = off && self.vm.status() == status::EXITED;
+        if ended && self.vm.kernel().differences.busy_at_end && !std::mem::replace(&mut inner.was_busy, true)
+        {
+            return Err(HypError::Busy);
         }
+        resp
     }
 
     /// Sleeps until the hypervisor's interrupt or the VM's end. False: the VM's end.

@@ -14,7 +14,7 @@ use super::ioeventfd::Ioeventfd;
 use super::ticket::Tickets;
 use super::uapi::Arg;
 use super::vcpu::Vcpu;
-use super::vm_mgr_mm::Memory;
+use super::vm_mgr_mm::{Memory, Transfer};
 use super::{Answer, Kernel};
 use crate::errno::Errno;
 use crate::flavour::Teardown;
@@ -58,6 +58,8 @@ pub(crate) struct Vm {
     vm_status: AtomicU32,
     status_lock: RwLock<ExitInfo>,
     vmid_held: AtomicBool,
+    /// The image was shared at the start: an unprotected VM.
+    unprotected: AtomicBool,
     /// The Resource Manager sent the exit notification, or was asked to stop the VM.
     ever_started: AtomicBool,
     pub(crate) mm: Mutex<Memory>,
@@ -87,6 +89,7 @@ impl Vm {
             vm_status: AtomicU32::new(status::NO_STATE),
             status_lock: RwLock::default(),
             vmid_held: AtomicBool::new(kernel.differences.vmid_at_create),
+            unprotected: AtomicBool::new(false),
             ever_started: AtomicBool::new(false),
             mm: Mutex::default(),
             ram: Arc::default(),
@@ -167,6 +170,11 @@ impl Vm {
     /// Whether a start has succeeded, whatever came later.
     pub(crate) fn has_started(&self) -> bool {
         self.ever_started.load(Ordering::Acquire)
+    }
+
+    /// Whether the VM is a protected one. Until the start has looked, it is.
+    pub(crate) fn is_protected(&self) -> bool {
+        !self.unprotected.load(Ordering::Acquire)
     }
 
     /// The status and the exit info; waits for the end of a start in progress.
@@ -255,6 +263,10 @@ impl Vm {
         self.ever_started.store(true, Ordering::Release);
         self.vmid_held.store(true, Ordering::Release);
         self.vm_status.store(status::LOAD, Ordering::Release);
+        let dtb = self.dtb();
+        let image = self.region_of(dtb.guest_phys_addr, dtb.size);
+        let shared = image.is_some_and(|image| image.transfer == Transfer::Share);
+        self.unprotected.store(shared, Ordering::Release);
         self.give_memory();
         self.find_firmware()?;
         let parts = self.kernel.guest.load(self)?;

@@ -10,7 +10,8 @@ use super::uapi::Arg;
 use super::vm_mgr::Vm;
 use super::{Answer, Undo};
 use crate::errno::Errno;
-use crate::flavour::Pinning;
+use crate::flavour::{Pinning, SharedExec};
+use crate::rm::{Parcel, Range};
 use crate::transport::call::Call;
 use crate::transport::ram::{Host, Slot};
 use crate::transport::sys;
@@ -29,12 +30,14 @@ pub(crate) enum Transfer {
 /// One region, or the binding of a part of a file.
 #[derive(Clone, Debug)]
 pub(crate) struct Region {
-    /// A binding of a file has none.
+    /// A binding of a guest memory file has none.
     label: Option<u32>,
     access: u32,
     pub(crate) guest_addr: u64,
     pub(crate) size: u64,
     pub(crate) transfer: Transfer,
+    /// The guest gets a page when it touches it; else all of them at the start.
+    pub(crate) on_demand: bool,
     host: HostMemory,
 }
 
@@ -56,34 +59,57 @@ impl Region {
             && other.guest_addr < self.guest_addr.wrapping_add(self.size)
     }
 
-    /// The region as the guest's RAM; `on_demand`: a page at a time.
-    pub(crate) fn slot(&self, on_demand: bool) -> Slot {
+    /// The region as the Resource Manager sees it; the image is the one with the devicetree at `dtb`.
+    pub(crate) fn parcel(&self, dtb: u64) -> Parcel {
+        Parcel {
+            label: self.label.filter(|_| !self.on_demand),
+            range: Range { address: self.guest_addr, size: self.size },
+            lent: self.transfer == Transfer::Lend,
+            image: self.holds(dtb, 1),
+        }
+    }
+
+    /// A piece of a guest memory file that is shared, which has to be asked for.
+    pub(crate) fn is_forced_share(&self) -> bool {
+        self.label.is_none() && self.transfer == Transfer::Share
+    }
+
+    /// Whether it is user memory.
+    fn is_users(&self) -> bool {
+        !matches!(self.host, HostMemory::File(_))
+    }
+
+    /// The region as the guest's RAM; `shared_exec`: the guest may execute from shared user memory.
+    fn slot(&self, shared_exec: bool) -> Slot {
         let pages = usize::try_from(self.size / sys::page_size() as u64).unwrap_or(usize::MAX);
         // Nobody has more than this, and some ask for it.
         let words = pages.div_ceil(64).min(1 << 22);
         let present = || (0..words).map(|_| AtomicU64::new(0)).collect();
+        let executable = self.transfer == Transfer::Lend || (self.is_users() && shared_exec);
         Slot {
             guest_addr: self.guest_addr,
             size: self.size,
-            access: self.access,
+            access: if executable { self.access } else { self.access & !v11::GH_MEM_ALLOW_EXEC },
             host: match &self.host {
                 HostMemory::Here(addr) => Host::Here(*addr as usize),
                 HostMemory::There(tgid, addr) => Host::There { tgid: *tgid, addr: *addr },
                 HostMemory::File(range) => range.host(),
             },
-            present: on_demand.then(present),
+            present: self.on_demand.then(present),
         }
     }
 
-    /// A binding of a part of a file.
+    /// A binding of a part of a file. One with a label is given at the start, whole.
     pub(crate) fn of_file(
+        label: Option<u32>,
         guest_addr: u64,
         size: u64,
         access: u32,
         transfer: Transfer,
         range: FileRange,
     ) -> Self {
-        Self { label: None, access, guest_addr, size, transfer, host: HostMemory::File(range) }
+        let on_demand = label.is_none();
+        Self { label, access, guest_addr, size, transfer, on_demand, host: HostMemory::File(range) }
     }
 
     /// Whether two bindings have bytes of a file in common.
@@ -176,6 +202,7 @@ impl Vm {
             guest_addr: arg.guest_phys_addr,
             size: arg.memory_size,
             transfer,
+            on_demand: differences.pinning == Pinning::OnDemand,
             host: if call.caller.local {
                 HostMemory::Here(arg.userspace_addr)
             } else {
@@ -199,8 +226,8 @@ impl Vm {
                 memory.locked += region.size;
             }
         }
-        if differences.demand_paging {
-            self.ram().add(region.slot(true));
+        if region.on_demand {
+            self.give_region(&region);
         }
         let guest_addr = region.guest_addr;
         memory.regions.push(region);
@@ -244,10 +271,23 @@ impl Vm {
         self.memory().regions.iter().find(|region| region.holds(addr, len)).cloned()
     }
 
+    /// Makes a region the guest's: whole, or a page at a time.
+    pub(crate) fn give_region(&self, region: &Region) {
+        let shared_exec = match self.kernel().differences.shared_exec {
+            SharedExec::AsAsked => true,
+            SharedExec::Never => false,
+            SharedExec::UnprotectedVms => !self.is_protected(),
+        };
+        self.ram().add(region.slot(shared_exec));
+    }
+
     /// At start: what was pinned becomes the guest's. What is added later never does.
+    ///
+    /// Only now it is known which kind of VM this is, so what the guest gets page by page is looked at again.
     pub(crate) fn give_memory(&self) {
-        if !self.kernel().differences.demand_paging {
-            self.memory().regions.iter().for_each(|region| self.ram().add(region.slot(false)));
+        for region in &self.memory().regions {
+            self.ram().remove(region.guest_addr);
+            self.give_region(region);
         }
     }
 
@@ -257,7 +297,7 @@ impl Vm {
         if let Some(region) = memory.regions.iter_mut().find(|region| region.guest_addr == from) {
             self.ram().remove(from);
             region.guest_addr = to;
-            self.ram().add(region.slot(self.kernel().differences.demand_paging));
+            self.give_region(region);
         }
     }
 
@@ -266,7 +306,8 @@ impl Vm {
         if !self.is_running() {
             return Err(Errno::ENODEV);
         }
-        let region = self.region_of(addr, 1).ok_or(Errno::ENOENT)?;
+        // What was given at the start is no binding that could be found here.
+        let region = self.region_of(addr, 1).filter(|region| region.on_demand).ok_or(Errno::ENOENT)?;
         if write && region.access & v11::GH_MEM_ALLOW_WRITE == 0 {
             return Err(Errno::EPERM);
         }
@@ -277,7 +318,8 @@ impl Vm {
     fn give_page(&self, addr: u64) -> Result<(), Errno> {
         let page = sys::page_size() as u64;
         // Memory lent for good counts; a file of the driver's own is not the caller's memory.
-        if self.ram().give_page(addr) && self.kernel().differences.pinning == Pinning::OnDemand {
+        let counted = self.region_of(addr, 1).is_some_and(|region| region.is_users());
+        if self.ram().give_page(addr) && counted {
             let mut memory = self.memory();
             if memory.locked.saturating_add(page) > memory.limit {
                 drop(memory);

@@ -45,6 +45,10 @@ struct NodeData<'a> {
 pub(super) struct Fdt<'a> {
     nodes: Vec<NodeData<'a>>,
     used: usize,
+    /// The physical id of the CPU that boots, as the header has it.
+    boot_cpu: u32,
+    /// The memory reservation block: address and size of each.
+    reservations: Vec<(u64, u64)>,
 }
 
 /// One node of a tree.
@@ -78,6 +82,8 @@ struct Blocks<'a> {
     structure: &'a [u8],
     strings: &'a [u8],
     used: usize,
+    boot_cpu: u32,
+    reservations: Vec<(u64, u64)>,
 }
 
 impl<'a> Blocks<'a> {
@@ -123,14 +129,24 @@ impl<'a> Blocks<'a> {
         let structure = block(struct_at, struct_len, "structure")?;
         let strings = block(strings_at, strings_len, "strings")?;
         let used = struct_at.saturating_add(struct_len).max(strings_at.saturating_add(strings_len));
-        Ok(Self { structure, strings, used })
+        let boot_cpu = field(7, "boot CPU")?;
+        let reservations = reservations(blob.get(size(4, "reservations offset")?..).unwrap_or_default());
+        Ok(Self { structure, strings, used, boot_cpu, reservations })
     }
+}
+
+/// The entries of a memory reservation block, up to its end mark or the end of the bytes.
+fn reservations(block: &[u8]) -> Vec<(u64, u64)> {
+    let mut numbers = block.chunks_exact(8).map(|bytes| bytes.try_into().map_or(0, u64::from_be_bytes));
+    std::iter::from_fn(|| Some((numbers.next()?, numbers.next()?)))
+        .take_while(|entry| *entry != (0, 0))
+        .collect()
 }
 
 impl<'a> Fdt<'a> {
     /// Reads the tree at the start of `blob`. `blob` may be longer than the tree.
     pub(super) fn parse(blob: &'a [u8]) -> Result<Self, RmError> {
-        let Blocks { structure, strings, used } = Blocks::read(blob)?;
+        let Blocks { structure, strings, used, boot_cpu, reservations } = Blocks::read(blob)?;
         let mut nodes: Vec<NodeData<'a>> = Vec::new();
         let mut open: Vec<usize> = Vec::new();
         let mut at = 0_usize;
@@ -176,10 +192,20 @@ impl<'a> Fdt<'a> {
                 }
                 END if !open.is_empty() => return Err(damaged("it ends inside a node")),
                 END if nodes.is_empty() => return Err(damaged("it has no root")),
-                END => return Ok(Self { nodes, used }),
+                END => return Ok(Self { nodes, used, boot_cpu, reservations }),
                 other => return Err(damaged(format!("{other:#x} is no token of the structure block"))),
             }
         }
+    }
+
+    /// The physical id of the CPU that boots, as the header has it.
+    pub(super) fn boot_cpu(&self) -> u32 {
+        self.boot_cpu
+    }
+
+    /// The memory reservation block: address and size of each entry.
+    pub(super) fn reservations(&self) -> &[(u64, u64)] {
+        &self.reservations
     }
 
     /// How many bytes from the start of the blob hold something.
@@ -289,6 +315,11 @@ impl<'f> Node<'f> {
     /// A property's bytes; empty for a flag.
     pub(super) fn bytes(&self, name: &str) -> Option<&'f [u8]> {
         self.data.properties.iter().find(|property| property.name == name).map(|property| property.value)
+    }
+
+    /// The properties, in order.
+    pub(super) fn properties(&self) -> impl Iterator<Item = (&'f str, &'f [u8])> + use<'f> {
+        self.data.properties.iter().map(|property| (property.name, property.value))
     }
 
     /// Whether the property is there, whatever its value.

@@ -23,6 +23,9 @@
 //! what the seen ones have in common: a missing node is `NORESOURCE` (ENODEV), a wrong or missing property
 //! `ARGUMENT_INVALID` (EINVAL). The first finding ends the reading, in the order of [`read_vm_config`]'s list.
 //!
+//! [`check_parcels`] then looks at the memory that comes with the tree, and [`write_overlay`] writes the tree as the guest
+//! gets it.
+//!
 //! The Resource Managers on phones are closed and newer. A tree that passes here can still be refused there.
 
 mod config;
@@ -31,6 +34,8 @@ mod error;
 mod fdt;
 mod interrupts;
 mod memory;
+mod overlay;
+mod parcels;
 mod vdevices;
 
 pub use config::{VmDescription, read_vm_config};
@@ -38,4 +43,6 @@ pub use cpus::Affinity;
 pub use error::{RmError, RmErrorCode};
 pub use interrupts::{Interrupt, Trigger};
 pub use memory::Range;
+pub use overlay::write_overlay;
+pub use parcels::{Parcel, check_parcels};
 pub use vdevices::{Doorbell, SharedMemory};

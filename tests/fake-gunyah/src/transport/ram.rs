@@ -50,6 +50,16 @@ impl Slot {
             || self.bit(offset).is_some_and(|(word, bit)| word.load(Ordering::Acquire) & bit != 0)
     }
 
+    /// Whose memory it is, and where. What the program promises about its memory it promises for the guest's accesses only,
+    /// so others go through the kernel, which looks.
+    fn process(&self, offset: u64) -> Option<(u32, u64)> {
+        match &self.host {
+            Host::Here(base) => Some((std::process::id(), (*base as u64).wrapping_add(offset))),
+            Host::There { tgid, addr } => Some((*tgid, addr.wrapping_add(offset))),
+            Host::Mapped(..) => None,
+        }
+    }
+
     /// The address in this process, if the bytes are here.
     fn pointer(&self, offset: u64) -> Option<*mut u8> {
         let base = match &self.host {
@@ -175,11 +185,24 @@ impl Ram {
         taken
     }
 
-    /// Reads guest memory whatever the guest may do, or has been given.
+    /// Reads guest memory whatever the guest may do, or has been given. False: the host has none there.
     pub(crate) fn peek(&self, ipa: u64, buf: &mut [u8]) -> bool {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         let found = slots.iter().find_map(|slot| Some((slot, slot.offset(ipa, buf.len())?)));
-        found.is_some_and(|(slot, offset)| read(slot, offset, buf))
+        found.is_some_and(|(slot, offset)| match slot.process(offset) {
+            Some((tgid, addr)) => sys::process_read(tgid, addr, buf).is_ok(),
+            None => read(slot, offset, buf),
+        })
+    }
+
+    /// Writes guest memory whatever the guest may do, or has been given.
+    pub(crate) fn poke(&self, ipa: u64, data: &[u8]) -> bool {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        let found = slots.iter().find_map(|slot| Some((slot, slot.offset(ipa, data.len())?)));
+        found.is_some_and(|(slot, offset)| match slot.process(offset) {
+            Some((tgid, addr)) => sys::process_write(tgid, addr, data).is_ok(),
+            None => write(slot, offset, data),
+        })
     }
 
     fn with<T>(
@@ -230,15 +253,22 @@ fn write(slot: &Slot, offset: u64, data: &[u8]) -> bool {
     }
 }
 
-/// Instructions are loaded, too: what may be executed may be loaded here.
-const LOAD: u32 = v11::GH_MEM_ALLOW_READ | v11::GH_MEM_ALLOW_EXEC;
-
-impl GuestRam for Ram {
-    fn load(&self, ipa: u64, buf: &mut [u8]) -> RamAccess {
-        let loaded = self.with(ipa, buf.len(), LOAD, |slot, offset| {
+impl Ram {
+    fn load_with(&self, ipa: u64, buf: &mut [u8], needs: u32) -> RamAccess {
+        let loaded = self.with(ipa, buf.len(), needs, |slot, offset| {
             if read(slot, offset, buf) { Ok(()) } else { Err(RamAccess::Denied) }
         });
         loaded.err().unwrap_or(RamAccess::Done)
+    }
+}
+
+impl GuestRam for Ram {
+    fn load(&self, ipa: u64, buf: &mut [u8]) -> RamAccess {
+        self.load_with(ipa, buf, v11::GH_MEM_ALLOW_READ)
+    }
+
+    fn fetch(&self, ipa: u64, buf: &mut [u8]) -> RamAccess {
+        self.load_with(ipa, buf, v11::GH_MEM_ALLOW_EXEC)
     }
 
     fn store(&self, ipa: u64, data: &[u8]) -> RamAccess {
