@@ -101,7 +101,7 @@ fn life(bell: &Event, queue: &Event) -> Result<(), Error> {
             offset,
             size,
             access: Access::RWX,
-            sharing: Sharing::Share,
+            sharing: Sharing::Lend,
         };
         vm.map_guest_memory(&memory, &mapping(RAM, 0, 2 * page))?;
         vm.map_guest_memory(&memory, &mapping(RAM + 0x10_0000, 2 * page, page))?;

@@ -2,11 +2,12 @@
 
 use fake_gunyah::Errno;
 use gunyah_ioctls::causes::Operation::StartVm;
+use gunyah_ioctls::{Access, GuestMemoryMapping, Sharing};
 use libc::{E2BIG, EBADMSG, EBUSY, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, EOPNOTSUPP, EPERM};
 
 use super::Ours::{Becomes, Refused, Same};
-use super::{Android14, Android14Early, DRIVEN, LENDING, LOCK_WAIT, PAGED, PINNED, Row, TOUCH, never, row};
-use crate::world::{Answer, NOWHERE, RAM, RUN, Raw, SET_DTB, SET_FW, START, World, page};
+use super::{Android14, Android14Early, DRIVEN, LENDING, LOCK_WAIT, M, PAGED, PINNED, Row, TOUCH, never, row};
+use crate::world::{Answer, MAP_MEM, NOWHERE, RAM, RUN, Raw, SET_DTB, SET_FW, START, World, map_mem, page};
 
 /// Starts a VM with memory whose devicetree is said to be at `addr`.
 fn start(w: &World, addr: u64, size: u64) -> Raw {
@@ -121,6 +122,28 @@ pub(crate) static ROWS: &[Row] = &[
         Same(|w| our_start(w, RAM, 2 * page())),
     )
     .on(|host| host.memlock(page())),
+    row(
+        StartVm,
+        ENOMEM,
+        M,
+        "the devicetree is in guest memory that is forced to be shared",
+        |w| {
+            let (vm, memory) = (w.vm(), w.guest_memory(4 * page()));
+            vm.with(MAP_MEM, &map_mem(RAM, 0x72, &memory, 0, 4 * page())).unwrap();
+            vm.with(SET_DTB, &[RAM, 4096]).unwrap();
+            vm.ioctl(START, 0)
+        },
+        Same(|w| {
+            let vm = w.our_vm();
+            let memory = w.our_device().create_guest_memory(4 * page(), false).unwrap();
+            let (guest_addr, size, sharing) = (RAM, 4 * page(), Sharing::Share);
+            let access = Access::RWX;
+            vm.map_guest_memory(&memory, &GuestMemoryMapping { guest_addr, offset: 0, size, access, sharing })
+                .unwrap();
+            vm.set_dtb_config(RAM, 4096).unwrap();
+            vm.start()
+        }),
+    ),
     refused!(EINVAL, "the Resource Manager finds an argument invalid"),
     refused!(ENODEV, "the Resource Manager refuses the devicetree or its addresses"),
     refused!(EPERM, "the Resource Manager denies"),
