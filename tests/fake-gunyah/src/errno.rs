@@ -1,6 +1,7 @@
 //! Error numbers, by name.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// An error number as an ioctl answers it: `EINVAL` is 22, whatever the caller's language makes of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,8 +20,22 @@ macro_rules! errnos {
                 _ => None,
             }
         }
+        impl FromStr for Errno {
+            type Err = UnknownErrno;
+            fn from_str(text: &str) -> Result<Self, UnknownErrno> {
+                match text {
+                    $(stringify!($name) => Ok(Self::$name),)*
+                    _ => Err(UnknownErrno(text.to_owned())),
+                }
+            }
+        }
     };
 }
+
+/// A name that is no error number's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no error number that is known here; write it as in ENOMEM")]
+pub struct UnknownErrno(String);
 
 errnos! {
     EPERM ENOENT ESRCH EINTR EIO E2BIG EBADF EAGAIN ENOMEM EACCES EFAULT EBUSY EEXIST ENODEV EINVAL ENFILE EMFILE

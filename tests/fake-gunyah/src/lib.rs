@@ -45,8 +45,8 @@ pub mod rm;
 mod trace;
 mod transport;
 
-pub use errno::Errno;
-pub use fake::{Builder, Child, Error, Fake, Fault, Forwarder, Guest, Handle};
+pub use errno::{Errno, UnknownErrno};
+pub use fake::{BadFault, Builder, Child, Error, Fake, Fault, Forwarder, Guest, Handle};
 pub use flavour::{Flavour, Host};
 pub use hyp::HypError;
 pub use hyp::script::{Answer, Script};

@@ -112,6 +112,104 @@ fn what_the_resource_manager_refuses_is_said_in_the_trace() {
     assert!(text.contains("VM_START: No such device"), "{text}");
 }
 
+/// The naive loops in C, as a person runs them: they lose on every host what they lose on a real one.
+#[test]
+fn the_naive_loops_lose_exits_and_answers() {
+    let program = c_program::compile("c/echo.c");
+    let dtb = scratch("echo.dtb");
+    std::fs::write(&dtb, one_cpu().blob()).unwrap();
+    let hosts = [["--flavour", "v11"], ["--flavour", "android15"], ["--host", "open-2023"]];
+    for host in hosts {
+        let echo = |mode: &str| {
+            let output = fake(&host).arg("--").arg(&program).arg(mode).arg(&dtb).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{host:?} {mode}: {text} {output:?}");
+            println!("{host:?} {mode}: {}", text.trim_end());
+            move |name: &str| -> u64 {
+                let value = text.split_whitespace().find_map(|word| word.strip_prefix(&format!("{name}=")));
+                value.unwrap().parse().unwrap()
+            }
+        };
+        let seen = echo("plain");
+        assert_eq!((seen("reads"), seen("writes"), seen("right")), (20_000, 20_000, 20_000), "{host:?}");
+        let seen = echo("kvm");
+        assert_eq!((seen("completed"), seen("zero")), (200, 200), "{host:?}: each such answer is lost");
+        let seen = echo("look");
+        assert_eq!((seen("reads"), seen("writes"), seen("wrong")), (20_000, 20_000, 0), "{host:?}");
+        assert!(seen("finished") > 0, "{host:?}: no exit was found behind EINTR");
+        assert!(seen("zero") <= seen("outstanding"), "{host:?}");
+        let seen = echo("restart");
+        assert_eq!(seen("eintr"), 0, "{host:?}");
+        assert!(seen("reads") + seen("writes") < 40_000, "{host:?}: every exit was seen");
+    }
+    std::fs::remove_file(dtb).unwrap();
+}
+
+fn client_on(args: &[&str]) -> (Option<i32>, String) {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let name = format!("on-{}.dtb", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let output = client_with(args, &one_cpu(), &name);
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn hosts_and_features_are_what_was_asked_for() {
+    // The client shares its image: a production build of that Resource Manager refuses it.
+    let (code, text) = client_on(&["--host", "open-2023", "--trace"]);
+    assert_eq!(code, Some(3), "{text}");
+    assert!(text.contains("the image is shared, and only a debug build"), "{text}");
+    assert!(text.contains("GH_VM_START) = -1 ENODEV"), "{text}");
+    // It does not know EBUSY either; the debug build shows it at the end.
+    let (code, text) = client_on(&["--host", "open-2023-debug"]);
+    assert_eq!((code, text.as_str()), (Some(3), "VCPU_RUN: Device or resource busy\n"));
+    let (code, text) = client_on(&["--host", "open-2023-debug", "--without", "busy-at-end"]);
+    assert_eq!(code, Some(0), "{text}");
+    // The same out of parts.
+    let (code, text) = client_on(&["--flavour", "v17"]);
+    assert_eq!((code, text.as_str()), (Some(3), "SET_USER_MEM_REGION: Inappropriate ioctl for device\n"));
+    let parts = ["--flavour", "v17", "--with", "user-memory,lend", "--without", "rm-shared-image"];
+    let (code, text) = client_on(&parts);
+    assert_eq!((code, text.as_str()), (Some(3), "VM_START: No such device\n"));
+    let (code, text) = client_on(&["--without", "user-memory"]);
+    assert_eq!((code, text.as_str()), (Some(3), "SET_USER_MEM_REGION: Inappropriate ioctl for device\n"));
+    let (code, text) = client_on(&["--flavour", "android14", "--memlock", "64"]);
+    assert_eq!((code, text.as_str()), (Some(3), "SET_USER_MEM_REGION: Cannot allocate memory\n"));
+    assert_eq!(client_on(&["--flavour", "android14", "--memlock", "4096"]).0, Some(0));
+
+    for (args, said) in [
+        (["--host", "closed-2024"], "open-2023 and open-2023-debug"),
+        (["--with", "wings"], "user-memory, lend"),
+        (["--fault", "VM_START"], "CALL[#N]:EFFECT"),
+        (["--lose-wakeup", "x"], "invalid digit"),
+    ] {
+        let output = fake(&args).args(["--", "true"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(said), "{args:?}: {text}");
+    }
+    let both = fake(&["--host", "open-2023", "--flavour", "v11", "--", "true"]).output().unwrap();
+    assert_eq!(both.status.code(), Some(2));
+}
+
+#[test]
+fn faults_come_when_they_were_asked_for() {
+    let (code, text) = client_on(&["--fault", "VM_START:EBUSY"]);
+    assert_eq!((code, text.as_str()), (Some(3), "VM_START: Device or resource busy\n"));
+    // The client gives up at the first error of RUN; before that it has printed what came.
+    let (code, text) = client_on(&["--fault", "VCPU_RUN#20:EIO"]);
+    assert_eq!((code, text.as_str()), (Some(3), "VCPU_RUN: Input/output error\n"));
+    let (code, text) = client_on(&["--fault", "VCPU_RUN#20:exit=4", "--trace"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("status=EXITED, exit_type=4"), "{text}");
+    // A status exit where there was none.
+    let (code, text) = client_on(&["--fault", "VCPU_RUN#1:page=8:02000000"]);
+    assert_eq!(code, Some(1), "{text}");
+    let started = std::time::Instant::now();
+    assert_eq!(client_on(&["--fault", "VM_START:delay=300"]).0, Some(0));
+    assert!(started.elapsed() >= std::time::Duration::from_millis(300));
+}
+
 #[test]
 fn the_exit_status_is_the_programs() {
     assert_eq!(sh("exit 0").status.code(), Some(0));
@@ -150,7 +248,10 @@ fn bad_usage() {
     let output = fake(&["--trace-file", "/no/such/dir/x", "--", "true"]).output().unwrap();
     assert_eq!(output.status.code(), Some(125));
     let output = fake(&["--help"]).output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stdout).contains("Examples:"));
+    let help = String::from_utf8_lossy(&output.stdout).into_owned();
+    for word in ["Examples:", "open-2023-debug", "rm-boot-context", "page=OFFSET:BYTES"] {
+        assert!(help.contains(word), "{word}: {help}");
+    }
 }
 
 #[test]

@@ -232,7 +232,8 @@ fn without_psci_the_guest_cannot_end_the_vm() {
 /// The parcel with the tree is mapped at base-address, whatever its region said; and at a multiple of 2 MiB.
 #[test]
 fn the_image_is_where_base_address_says() {
-    let rows: [(fn(&mut Tree), u64, &str); 2] = [
+    type Row = (fn(&mut Tree), u64, &'static str);
+    let rows: [Row; 2] = [
         (|t| t.set(MEMORY, "base-address", wide(0x4_0000_0000)), 0x4_0000_0000, "mapped at base-address"),
         (|t| t.set(MEMORY, "base-address", wide(0x8000_1000)), 0x8020_0000, "becomes 0x80200000"),
     ];

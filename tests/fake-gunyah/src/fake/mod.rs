@@ -22,7 +22,7 @@ mod handle;
 mod signals;
 
 pub use child::Child;
-pub use fault::Fault;
+pub use fault::{BadFault, Fault};
 pub use handle::Handle;
 pub use signals::Forwarder;
 

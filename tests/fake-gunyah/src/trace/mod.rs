@@ -184,32 +184,44 @@ fn access(flags: u32) -> String {
     out.join("|")
 }
 
+/// The requests by name, as v11 writes it where it has it.
+const REQUESTS: [(u32, &str); 20] = [
+    (v11::GH_CREATE_VM, "GH_CREATE_VM"),
+    (v11::GH_VM_SET_USER_MEM_REGION, "GH_VM_SET_USER_MEM_REGION"),
+    (v11::GH_VM_SET_DTB_CONFIG, "GH_VM_SET_DTB_CONFIG"),
+    (v11::GH_VM_START, "GH_VM_START"),
+    (v11::GH_VM_ADD_FUNCTION, "GH_VM_ADD_FUNCTION"),
+    (v11::GH_VM_REMOVE_FUNCTION, "GH_VM_REMOVE_FUNCTION"),
+    (v11::GH_VCPU_RUN, "GH_VCPU_RUN"),
+    (v11::GH_VCPU_MMAP_SIZE, "GH_VCPU_MMAP_SIZE"),
+    (v17::GUNYAH_CREATE_GUEST_MEM, "GUNYAH_CREATE_GUEST_MEM"),
+    (v17::GUNYAH_VM_MAP_MEM, "GUNYAH_VM_MAP_MEM"),
+    (v17::GUNYAH_VM_SET_BOOT_CONTEXT, "GUNYAH_VM_SET_BOOT_CONTEXT"),
+    (android::GUNYAH_ANDROID_TENTATIVE, "GUNYAH_ANDROID_TENTATIVE"),
+    (android::GUNYAH_VM_ANDROID_LEND_USER_MEM, "GUNYAH_VM_ANDROID_LEND_USER_MEM"),
+    (android::GUNYAH_VM_ANDROID_SET_FW_CONFIG, "GUNYAH_VM_ANDROID_SET_FW_CONFIG"),
+    (android::GUNYAH_VM_ANDROID_RECLAIM_REGION, "GUNYAH_VM_ANDROID_RECLAIM_REGION"),
+    (android::GUNYAH_ANDROID_CREATE_CMA_MEM_FD, "GUNYAH_ANDROID_CREATE_CMA_MEM_FD"),
+    (android::GUNYAH_VM_ANDROID_MAP_CMA_MEM, "GUNYAH_VM_ANDROID_MAP_CMA_MEM"),
+    (android::GUNYAH_VM_ANDROID_SET_AUTH_TYPE, "GUNYAH_VM_ANDROID_SET_AUTH_TYPE"),
+    (android::GUNYAH_VM_ANDROID_CHECK_EXTENSION, "GUNYAH_VM_ANDROID_CHECK_EXTENSION"),
+    (vendor::GH_VENDOR_CREATE_VM, "GH_VENDOR_CREATE_VM"),
+];
+
 /// The name of an ioctl request, as v11 writes it where it has it.
 #[must_use]
 pub fn request_name(request: u32) -> Option<&'static str> {
-    Some(match request {
-        v11::GH_CREATE_VM => "GH_CREATE_VM",
-        v11::GH_VM_SET_USER_MEM_REGION => "GH_VM_SET_USER_MEM_REGION",
-        v11::GH_VM_SET_DTB_CONFIG => "GH_VM_SET_DTB_CONFIG",
-        v11::GH_VM_START => "GH_VM_START",
-        v11::GH_VM_ADD_FUNCTION => "GH_VM_ADD_FUNCTION",
-        v11::GH_VM_REMOVE_FUNCTION => "GH_VM_REMOVE_FUNCTION",
-        v11::GH_VCPU_RUN => "GH_VCPU_RUN",
-        v11::GH_VCPU_MMAP_SIZE => "GH_VCPU_MMAP_SIZE",
-        v17::GUNYAH_CREATE_GUEST_MEM => "GUNYAH_CREATE_GUEST_MEM",
-        v17::GUNYAH_VM_MAP_MEM => "GUNYAH_VM_MAP_MEM",
-        v17::GUNYAH_VM_SET_BOOT_CONTEXT => "GUNYAH_VM_SET_BOOT_CONTEXT",
-        android::GUNYAH_ANDROID_TENTATIVE => "GUNYAH_ANDROID_TENTATIVE",
-        android::GUNYAH_VM_ANDROID_LEND_USER_MEM => "GUNYAH_VM_ANDROID_LEND_USER_MEM",
-        android::GUNYAH_VM_ANDROID_SET_FW_CONFIG => "GUNYAH_VM_ANDROID_SET_FW_CONFIG",
-        android::GUNYAH_VM_ANDROID_RECLAIM_REGION => "GUNYAH_VM_ANDROID_RECLAIM_REGION",
-        android::GUNYAH_ANDROID_CREATE_CMA_MEM_FD => "GUNYAH_ANDROID_CREATE_CMA_MEM_FD",
-        android::GUNYAH_VM_ANDROID_MAP_CMA_MEM => "GUNYAH_VM_ANDROID_MAP_CMA_MEM",
-        android::GUNYAH_VM_ANDROID_SET_AUTH_TYPE => "GUNYAH_VM_ANDROID_SET_AUTH_TYPE",
-        android::GUNYAH_VM_ANDROID_CHECK_EXTENSION => "GUNYAH_VM_ANDROID_CHECK_EXTENSION",
-        vendor::GH_VENDOR_CREATE_VM => "GH_VENDOR_CREATE_VM",
-        _ => return None,
-    })
+    REQUESTS.iter().find(|(code, _)| *code == request).map(|(_, name)| *name)
+}
+
+/// The request behind a name as [`request_name`] has it, with or without what it begins with: `GH_VM_START`, `VM_START`.
+pub(crate) fn request_code(name: &str) -> Option<u32> {
+    let bare = |name: &str| {
+        let rest =
+            ["GH_", "GUNYAH_"].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name).to_owned();
+        rest.replacen("ANDROID_", "", 1)
+    };
+    REQUESTS.iter().find(|(_, known)| *known == name || bare(known) == bare(name)).map(|(code, _)| *code)
 }
 
 impl fmt::Display for CallRecord {

@@ -8,25 +8,13 @@
 #define SIZE (4u << 20)
 #define DTB (1u << 20)
 
-static size_t load(const char *path, char *to)
-{
-	FILE *file = fopen(path, "rb");
-	if (!file) {
-		perror(path);
-		exit(3);
-	}
-	size_t size = fread(to, 1, DTB, file);
-	fclose(file);
-	return size;
-}
-
 int main(int argc, char **argv)
 {
 	if (argc != 3)
 		return 2;
 	char *ram = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	load(argv[1], ram);
-	uint64_t dtb[2] = { RAM + DTB, load(argv[2], ram + DTB) };
+	load(argv[1], ram, DTB);
+	uint64_t dtb[2] = { RAM + DTB, load(argv[2], ram + DTB, DTB) };
 	struct region region = { 0, 7, RAM, SIZE, (uintptr_t)ram };
 	int vm = open_vm();
 	check(ioctl(vm, SET_USER_MEM_REGION, &region), "SET_USER_MEM_REGION");

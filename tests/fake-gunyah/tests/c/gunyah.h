@@ -17,6 +17,7 @@
 #define CREATE_VM 0x4700u
 #define SET_USER_MEM_REGION 0x40204701u
 #define SET_DTB_CONFIG 0x40104702u
+#define LEND_USER_MEM 0x40204111u
 #define VM_START 0x4703u
 #define ADD_FUNCTION 0x40104704u
 #define VCPU_RUN 0x4705u
@@ -61,7 +62,20 @@ static inline int check(int ret, const char *what)
 	return ret;
 }
 
-/* A VM with vCPU 0, not started. */
+/* Reads a whole file, of at most `room` bytes. */
+static inline size_t load(const char *path, char *to, size_t room)
+{
+	FILE *file = fopen(path, "rb");
+	if (!file) {
+		perror(path);
+		exit(3);
+	}
+	size_t size = fread(to, 1, room, file);
+	fclose(file);
+	return size;
+}
+
+/* A VM, with nothing in it yet. */
 static inline int open_vm(void)
 {
 	int dev = check(open("/dev/gunyah", O_RDWR | O_CLOEXEC), "open");
