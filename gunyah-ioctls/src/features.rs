@@ -125,11 +125,20 @@ impl Features {
         }
     }
 
-    /// Whether memory may be added while the VM runs (v17, android15, android16).
+    /// Whether memory may be added while the VM runs (v17, android15, android16): guest memory where the host has it, else
+    /// user memory.
     ///
     /// The earlier kernels take such memory and never show it to the guest.
     pub const fn memory_after_start(&self) -> bool {
         self.has(Feature::BootContext)
+    }
+
+    /// Whether user memory may be added while the VM runs (android15, android16).
+    ///
+    /// Not on a host that has guest memory beside it. Such hosts were seen; they hand user memory to the Resource Manager as
+    /// parcels, which only a start does, and whether they look at what comes later is not known.
+    pub const fn user_memory_after_start(&self) -> bool {
+        self.has(Feature::UserMemory) && self.has(Feature::BootContext) && !self.has(Feature::GuestMemory)
     }
 
     /// Whether an MMIO access can be answered by a fault in the guest (v17, android15, android16).
@@ -254,6 +263,8 @@ mod tests {
         let mixed = features(&[GuestMemory, UserMemory, Lend, BootContext]);
         assert_eq!(mixed.flavour(), Flavour::V17);
         assert!(mixed.has(Lend) && mixed.mmio_retry());
+        assert!(mixed.memory_after_start() && !mixed.user_memory_after_start());
+        assert!(features(&[UserMemory, BootContext]).user_memory_after_start());
         assert_eq!(mixed.to_string(), "v17 (user-memory, guest-memory, lend, boot-context)");
     }
 

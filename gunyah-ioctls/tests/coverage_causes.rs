@@ -542,14 +542,7 @@ fn what_the_host_answered_when_it_was_asked() {
 
 #[test]
 fn a_host_that_mixes_has_the_causes_of_both() {
-    let mixed = Fake::builder()
-        .flavour(fake_gunyah::Flavour::V17)
-        .differences(|host| {
-            host.user_memory = true;
-            host.lend = true;
-        })
-        .build()
-        .unwrap();
+    let mixed = Fake::builder().host(fake_gunyah::Host::Open2023).build().unwrap();
     let mut context = Context::default();
     context.features = Some(features(mixed));
     let found = context.features.unwrap();
@@ -557,8 +550,9 @@ fn a_host_that_mixes_has_the_causes_of_both() {
     let ids = |operation| -> Vec<_> {
         causes::of(operation, libc::ENOMEM, &context).iter().map(causes::Cause::id).collect()
     };
-    // v17 alone does not count locked memory; user memory that is pinned on touch does.
+    // v17 alone does not count locked memory; user memory does, at the call or on touch.
     assert!(ids(StartVm).contains(&"memlock"));
+    assert!(ids(SetUserMemory).contains(&"memlock"));
     // Only v17 has these.
     assert!(ids(StartVm).contains(&"dtb-forced-share"));
 }

@@ -41,7 +41,7 @@ fn word(value: u32) -> [u8; 4] {
 #[test]
 fn every_width_of_a_read_is_answered_in_full_and_with_nothing_else() {
     let value = 0xf7f6_f5f4_f3f2_f1f0_u64;
-    for flavour in common::FLAVOURS {
+    for flavour in common::KERNELS {
         let script = [1, 2, 4, 8].into_iter().fold(Script::new(), |script, len: u32| {
             let mask = u64::MAX >> (64 - 8 * len);
             script.mmio_read(0x1000, len.into()).expect(value & mask)

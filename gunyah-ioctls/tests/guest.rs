@@ -18,7 +18,7 @@ use gunyah_ioctls::{
 
 #[test]
 fn a_guest_reads_writes_and_powers_off() {
-    for flavour in common::FLAVOURS {
+    for flavour in common::KERNELS {
         let script = Script::new()
             .mmio_read(0x1000, 4)
             .expect(0x1234_5678)
@@ -102,7 +102,7 @@ fn running_before_the_start_is_enodev() {
 
 #[test]
 fn functions_come_and_go() {
-    for flavour in common::FLAVOURS {
+    for flavour in common::KERNELS {
         on(flavour, [Script::new()], |handle| {
             let vm = Gunyah::new().unwrap().create_vm().unwrap();
             let event = Event::new();

@@ -18,9 +18,9 @@ mod storm;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use common::{Event, FLAVOURS};
+use common::{Event, KERNELS, Kernel};
 use fake_gunyah::hyp::state;
-use fake_gunyah::{Answer, Fake, Flavour, Guest, Script};
+use fake_gunyah::{Answer, Flavour, Guest, Script};
 use gunyah_ioctls::{IoEventMatch, KickHandle, Trigger, VcpuExit, VcpuFd};
 use storm::Random;
 
@@ -96,9 +96,8 @@ struct Hits {
 }
 
 /// Kills one child.
-fn kill(flavour: Flavour, after: Duration, hits: &mut Hits) {
-    let fake =
-        Fake::builder().flavour(flavour).guest(Guest::scripts((0..VCPUS).map(script))).build().unwrap();
+fn kill(kernel: Kernel, after: Duration, hits: &mut Hits) {
+    let fake = kernel.builder().guest(Guest::scripts((0..VCPUS).map(script))).build().unwrap();
     let handle = fake
         .run(|handle| {
             // SAFETY: the child uses what every thread may use after a fork: the C library's locks are its own there.
@@ -117,13 +116,13 @@ fn kill(flavour: Flavour, after: Duration, hits: &mut Hits) {
             }
             assert!(
                 libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL,
-                "{flavour}: the VMM ended by itself within {after:?}: {status:#x}"
+                "{kernel}: the VMM ended by itself within {after:?}: {status:#x}"
             );
             common::eventually(|| handle.objects().is_empty());
             handle.clone()
         })
         .unwrap();
-    assert_eq!(handle.leftovers(), [], "{flavour}, after {after:?}");
+    assert_eq!(handle.leftovers(), [], "{kernel}, after {after:?}");
     let vms = handle.calls().iter().filter(|call| call.request == CREATE_VM).count();
     match (handle.runs(), vms) {
         (0, _) => hits.before_the_first_run += 1,
@@ -136,15 +135,15 @@ fn kill(flavour: Flavour, after: Duration, hits: &mut Hits) {
 #[test]
 fn a_killed_vmm_leaves_nothing() {
     let kills = std::env::var("GUNYAH_KILLS").map_or(30_u32, |text| text.parse().unwrap());
-    for flavour in FLAVOURS {
-        let mut random = Random::new(flavour as u64 + 1);
+    for (seed, kernel) in (1..).zip(KERNELS) {
+        let mut random = Random::new(seed);
         let mut hits = Hits::default();
         for number in 0..kills {
             let after = random.below([1_000, 4_000, 80_000][number as usize % 3]);
-            kill(flavour, Duration::from_micros(after), &mut hits);
+            kill(kernel, Duration::from_micros(after), &mut hits);
         }
-        println!("{flavour}: {hits:?}");
+        println!("{kernel}: {hits:?}");
         // This one never gives back what was not started.
-        assert!(hits.leaked == 0 || flavour == Flavour::Android14Early);
+        assert!(hits.leaked == 0 || kernel == Kernel::Of(Flavour::Android14Early));
     }
 }

@@ -17,8 +17,8 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use common::{Event, FLAVOURS, RAM, Ram, page_size};
-use fake_gunyah::{Errno, Fake, Fault, Flavour, Guest, Handle, Script};
+use common::{Event, KERNELS, Kernel, RAM, Ram, page_size};
+use fake_gunyah::{Errno, Fake, Fault, Guest, Handle, Script};
 use gunyah_ioctls::{
     Access, AuthType, BootRegister, CmaMapping, CmaRegion, Error, Feature, GuestMemoryMapping, Gunyah,
     IoEventMatch, Sharing, Trigger, VcpuExit,
@@ -127,7 +127,8 @@ fn life(bell: &Event, queue: &Event) -> Result<(), Error> {
     let ioeventfd = vm.add_ioeventfd(queue, 0x2000, IoEventMatch::Any)?;
     let _kept = vm.add_irqfd(bell, 4, Trigger::Level)?;
     vm.set_dtb_config(RAM, 4096)?;
-    if has(Feature::BootContext) {
+    // Where both kinds of memory are, the Resource Manager was seen not to know the boot context.
+    if has(Feature::BootContext) && !(has(Feature::UserMemory) && has(Feature::GuestMemory)) {
         vm.set_boot_context(BootRegister::X(1), 7)?;
     }
     if has(Feature::AuthType) {
@@ -157,11 +158,11 @@ fn life(bell: &Event, queue: &Event) -> Result<(), Error> {
     vcpu.remove()
 }
 
-fn fake(flavour: Flavour, fault: Option<Fault>) -> Fake {
+fn fake(kernel: Kernel, fault: Option<Fault>) -> Fake {
     let script =
         || Script::new().mmio_write(0x1000, 4, 1).mmio_read(0x1000, 4).expect(0x0101_0101).exit(1, &[0; 4]);
-    let builder = Fake::builder()
-        .flavour(flavour)
+    let builder = kernel
+        .builder()
         .cma_region(CMA, 16 * page_size() as u64)
         .guest(Guest::scripts([script(), Script::new()]));
     match fault {
@@ -180,10 +181,10 @@ fn before(handle: &Handle) -> Held {
 }
 
 /// Lives a life. Gives how it ended, and how often each request was made.
-fn live(flavour: Flavour, fault: Option<Fault>, what: &str) -> (Result<(), Error>, BTreeMap<u32, u64>) {
+fn live(kernel: Kernel, fault: Option<Fault>, what: &str) -> (Result<(), Error>, BTreeMap<u32, u64>) {
     let mut seen = None;
     let (bell, queue) = (Event::new(), Event::new());
-    let run = fake(flavour, fault).run(|handle| {
+    let run = fake(kernel, fault).run(|handle| {
         let before = before(handle);
         let end = life(&bell, &queue);
         nothing_left(handle, &before, what);
@@ -227,16 +228,16 @@ fn no_error_leaves_anything_behind() {
 
     let mut requests = BTreeSet::new();
     let (mut lives, mut failed) = (0, 0);
-    for flavour in FLAVOURS {
-        let (end, calls) = live(flavour, None, &format!("{flavour}: no fault"));
-        assert!(end.is_ok(), "{flavour}: {end:?}");
+    for kernel in KERNELS {
+        let (end, calls) = live(kernel, None, &format!("{kernel}: no fault"));
+        assert!(end.is_ok(), "{kernel}: {end:?}");
         requests.extend(calls.keys().copied());
 
         for (&request, &times) in &calls {
             for nth in 1..=times {
                 for errno in [Errno::EINVAL, Errno::ENOMEM, Errno::EINTR] {
-                    let what = format!("{flavour}: {request:#x}, call {nth} of {times}, fails with {errno}");
-                    let (end, _) = live(flavour, Some(Fault::on(request).nth(nth).fails(errno)), &what);
+                    let what = format!("{kernel}: {request:#x}, call {nth} of {times}, fails with {errno}");
+                    let (end, _) = live(kernel, Some(Fault::on(request).nth(nth).fails(errno)), &what);
                     lives += 1;
                     failed += u32::from(end.is_err());
                 }
@@ -247,17 +248,17 @@ fn no_error_leaves_anything_behind() {
         for room in 0.. {
             let mut end = None;
             let (bell, queue) = (Event::new(), Event::new());
-            let run = fake(flavour, None).run(|handle| {
+            let run = fake(kernel, None).run(|handle| {
                 let before = before(handle);
                 limit_fds(Some(limit_for(room)));
                 end = Some(life(&bell, &queue));
                 limit_fds(None);
-                nothing_left(handle, &before, &format!("{flavour}: room for {room} descriptors"));
+                nothing_left(handle, &before, &format!("{kernel}: room for {room} descriptors"));
             });
             let _ = run;
             lives += 1;
             if end.unwrap().is_ok() {
-                assert!(room > 3, "{flavour}: a VM, two vCPUs and the device in {room} descriptors");
+                assert!(room > 3, "{kernel}: a VM, two vCPUs and the device in {room} descriptors");
                 break;
             }
             failed += 1;

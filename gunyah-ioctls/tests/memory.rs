@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{RAM, Ram, on};
-use fake_gunyah::{Fake, Flavour, Guest, Script};
+use common::{Kernel, RAM, Ram, on};
+use fake_gunyah::{Fake, Flavour, Guest, Host, Script};
 use gunyah_ioctls::{
     Access, AuthType, BootRegister, CmaMapping, CmaRegion, Error, GuestMemoryMapping, Gunyah, Sharing,
     UserMemoryRegion, VcpuExit,
@@ -42,7 +42,7 @@ fn lent_and_shared_regions_live_side_by_side() {
             let late = UserMemoryRegion { label: 5, ..shared.region(5, 0x2000_0000) };
             // SAFETY: as above.
             let late = unsafe { vm.set_user_memory_region(&late) };
-            if vm.features().memory_after_start() {
+            if vm.features().user_memory_after_start() {
                 late.unwrap();
             } else {
                 wrong_phase(late);
@@ -51,6 +51,39 @@ fn lent_and_shared_regions_live_side_by_side() {
             drop((vcpu, vm));
         });
     }
+}
+
+/// A host that takes both kinds of memory: both work side by side, user memory before the start only.
+#[test]
+fn both_kinds_of_memory_work_where_both_are() {
+    on(Kernel::Mixed(Host::Open2023), [Script::new().exit(1, &[])], |handle| {
+        let gunyah = Gunyah::new().unwrap();
+        let vm = gunyah.create_vm().unwrap();
+        let page = common::page_size() as u64;
+        let (lent, shared) = (Ram::new(4), Ram::new(2));
+        let guest = gunyah.create_guest_memory(2 * page, false).unwrap();
+        let piece = |guest_addr, offset| {
+            let (access, sharing) = (Access::RWX, Sharing::Default);
+            GuestMemoryMapping { guest_addr, offset, size: page, access, sharing }
+        };
+        // SAFETY: the memory is dropped after the VM.
+        unsafe {
+            vm.lend_user_memory(&lent.region(0, RAM)).unwrap();
+            vm.set_user_memory_region(&shared.region(1, RAM + (1 << 30))).unwrap();
+        }
+        vm.map_guest_memory(&guest, &piece(RAM + (2 << 30), 0)).unwrap();
+        invalid(vm.map_guest_memory(&guest, &piece(RAM, page)));
+        let mut vcpu = vm.add_vcpu(0).unwrap();
+        vm.set_dtb_config(RAM, 4096).unwrap();
+        vm.start().unwrap();
+        vm.map_guest_memory(&guest, &piece(RAM + (3 << 30), page)).unwrap();
+        let calls = common::calls(handle, &vm);
+        // SAFETY: as above.
+        wrong_phase(unsafe { vm.set_user_memory_region(&shared.region(5, 0x2000_0000)) });
+        assert_eq!(common::calls(handle, &vm), calls);
+        assert!(matches!(vcpu.run().unwrap(), VcpuExit::Status(_)), "EBUSY is not seen");
+        drop((vcpu, vm));
+    });
 }
 
 #[test]

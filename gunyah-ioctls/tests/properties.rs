@@ -17,19 +17,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Event, FLAVOURS};
+use common::{Event, KERNELS, Kernel};
 use fake_gunyah::hyp::state;
 use fake_gunyah::{Answer, Flavour, Handle, Script, Target};
 use gunyah_ioctls::{Error, IoEventFd, IoEventMatch, IrqFd, Trigger, VcpuExit, VcpuFd, VmStatus};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-fn check<S: Strategy>(strategy: &S, test: impl Fn(Flavour, S::Value))
+fn check<S: Strategy>(strategy: &S, test: impl Fn(Kernel, S::Value))
 where
     S::Value: Clone,
 {
     let cases = std::env::var("PROPTEST_CASES").map_or(40, |text| text.parse().unwrap());
-    for flavour in FLAVOURS {
+    for kernel in KERNELS {
         // The same cases in each run; a failure prints the smallest one.
         let config = Config { cases, failure_persistence: None, ..Config::default() };
         let mut runner = TestRunner::new_with_rng(
@@ -37,10 +37,10 @@ where
             proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
         );
         let ran = runner.run(strategy, |value| {
-            test(flavour, value);
+            test(kernel, value);
             Ok(())
         });
-        ran.unwrap_or_else(|error| panic!("{flavour}: {error}"));
+        ran.unwrap_or_else(|error| panic!("{kernel}: {error}"));
     }
 }
 
@@ -186,10 +186,10 @@ fn host(vcpu: &mut VcpuFd, steps: &[Step], can_fail: bool, page_faults: bool, ex
 #[test]
 fn every_exit_and_every_answer_arrives_once_and_in_order() {
     let strategy = (prop::collection::vec(step(), 0..40), 0..9_u16);
-    check(&strategy, |flavour, (steps, exit_type)| {
+    check(&strategy, |kernel, (steps, exit_type)| {
         let answers = Arc::new(Mutex::new(Vec::new()));
         let script = guest(&steps, exit_type, Arc::clone(&answers));
-        let can_fail = common::on(flavour, [script], |handle| {
+        let can_fail = common::on(kernel, [script], |handle| {
             let (mut vm, _ram) = common::started_vm(1);
             let (can_fail, page_faults) = (vm.fd.features().mmio_fault(), vm.fd.features().page_faults());
             let over = AtomicBool::new(false);
@@ -337,9 +337,9 @@ fn expect<T>(added: Result<T, Error>, refused: bool) -> Option<T> {
 #[test]
 fn functions_are_there_from_their_addition_to_their_removal() {
     let strategy = prop::collection::vec(change(), 0..30);
-    check(&strategy, |flavour, changes| {
+    check(&strategy, |kernel, changes| {
         // v11 takes the value for a truth value, so it cannot tell two values apart.
-        let by_value = flavour != Flavour::V11;
+        let by_value = kernel != Kernel::Of(Flavour::V11);
         let changes: Vec<_> = changes
             .into_iter()
             .map(|change| match change {
@@ -352,7 +352,7 @@ fn functions_are_there_from_their_addition_to_their_removal() {
         for &(addr, value) in &stores {
             script = script.mmio_write(addr, 4, value);
         }
-        common::on(flavour, [script.exit(1, &[])], |handle| {
+        common::on(kernel, [script.exit(1, &[])], |handle| {
             let (mut vm, _ram) = common::configured_vm(1);
             let mut model = Model::default();
             for change in &changes {

@@ -17,7 +17,8 @@ use crate::sys::{In, Op};
 impl VmFd {
     /// Gives the guest a region of this process's memory, shared with the host (every flavour but v17).
     ///
-    /// Before the start; android15 and android16 take regions later, too. A region cannot be changed or taken away. Up to
+    /// Before the start; android15 and android16 take regions later, too
+    /// ([`Features::user_memory_after_start`](crate::Features::user_memory_after_start)). A region cannot be changed or taken away. Up to
     /// android14 all its pages are pinned here; android15 and android16 pin them when the guest touches them.
     ///
     /// # Safety
@@ -65,16 +66,17 @@ impl VmFd {
         self.inner.require(feature, op)?;
         region.check(op.name)?;
         let mut book = self.inner.book();
-        self.memory_phase(&book, op)?;
+        self.memory_phase(&book, op, self.inner.features.user_memory_after_start())?;
         book.check_range(op.name, region.guest_phys_addr, region.memory_size, Some(region.label))?;
         op.call(self.as_fd(), &region.argument()).map_err(|error| self.inner.error(op, error))?;
         book.add_range(region.guest_phys_addr, region.memory_size, Some(region.label));
         Ok(())
     }
 
-    fn memory_phase<A>(&self, book: &Book, op: Op<A>) -> Result<()> {
+    /// Whether memory can be added now; `late`: also to a VM that has started.
+    fn memory_phase<A>(&self, book: &Book, op: Op<A>, late: bool) -> Result<()> {
         book.usable(op.name)?;
-        if book.phase == Phase::Started && self.inner.features.memory_after_start() {
+        if book.phase == Phase::Started && late {
             return Ok(());
         }
         book.configuring(
@@ -103,7 +105,7 @@ impl VmFd {
             flags: flags.0,
         };
         let mut book = self.inner.book();
-        self.memory_phase(&book, op)?;
+        self.memory_phase(&book, op, self.inner.features.memory_after_start())?;
         book.check_binding(op.name, &binding)?;
         self.map_mem(memory, &binding, flags)?;
         book.add_binding(binding);

@@ -3,31 +3,64 @@
 
 use std::ptr::NonNull;
 
-use fake_gunyah::{Fake, Flavour, Guest, Handle, Script};
+use fake_gunyah::{Builder, Fake, Flavour, Guest, Handle, Host, Script};
 use gunyah_ioctls::{
     Access, Feature, GuestMemory, GuestMemoryMapping, Gunyah, Sharing, UserMemoryRegion, VcpuFd, VmFd,
 };
 
-/// Every flavour that runs guests.
-pub(crate) const FLAVOURS: [Flavour; 6] = [
-    Flavour::V11,
-    Flavour::Android14Early,
-    Flavour::Android14,
-    Flavour::Android15,
-    Flavour::Android16,
-    Flavour::V17,
+/// What a test runs on: a kernel of a flavour, or a host that mixes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    Of(Flavour),
+    Mixed(Host),
+}
+
+/// Every flavour that runs guests, and the host that was seen to mix.
+pub(crate) const KERNELS: [Kernel; 7] = [
+    Kernel::Of(Flavour::V11),
+    Kernel::Of(Flavour::Android14Early),
+    Kernel::Of(Flavour::Android14),
+    Kernel::Of(Flavour::Android15),
+    Kernel::Of(Flavour::Android16),
+    Kernel::Of(Flavour::V17),
+    Kernel::Mixed(Host::Open2023),
 ];
+
+impl Kernel {
+    pub(crate) fn builder(self) -> Builder {
+        match self {
+            Self::Of(flavour) => Fake::builder().flavour(flavour),
+            Self::Mixed(host) => Fake::builder().host(host),
+        }
+    }
+}
+
+impl From<Flavour> for Kernel {
+    fn from(flavour: Flavour) -> Self {
+        Self::Of(flavour)
+    }
+}
+
+impl std::fmt::Display for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Of(flavour) => flavour.name(),
+            Self::Mixed(host) => host.name(),
+        })
+    }
+}
 
 pub(crate) const RAM: u64 = 0x8000_0000;
 const PAGES: usize = 4;
 
 /// Runs `body` with a fake kernel, which must have everything back at the end.
 pub(crate) fn on<T: Send>(
-    flavour: Flavour,
+    kernel: impl Into<Kernel>,
     scripts: impl IntoIterator<Item = Script>,
     body: impl FnOnce(&Handle) -> T + Send,
 ) -> T {
-    let fake = Fake::builder().flavour(flavour).guest(Guest::scripts(scripts)).build().unwrap();
+    let kernel = kernel.into();
+    let fake = kernel.builder().guest(Guest::scripts(scripts)).build().unwrap();
     let mut kept = None;
     let answer = fake
         .run(|handle| {
@@ -35,7 +68,7 @@ pub(crate) fn on<T: Send>(
             body(handle)
         })
         .unwrap();
-    assert_eq!(kept.unwrap().leftovers(), [], "{flavour}: left open");
+    assert_eq!(kept.unwrap().leftovers(), [], "{kernel}: left open");
     answer
 }
 

@@ -12,18 +12,18 @@
 )]
 
 mod naive;
+mod page;
 mod storm;
 
-use std::os::fd::{AsFd, AsRawFd};
-use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use fake_gunyah::{Answer, Builder, Fake, Fault, Flavour, Guest, Handle, Script};
+use fake_gunyah::{Answer, Builder, Fake, Fault, Flavour, Guest, Handle, Host, Script};
 use gunyah_bindings::v11;
 use gunyah_ioctls::{Gunyah, VcpuExit, VcpuFd, VmFd, block_other_signals};
 
+use page::SecondMapping;
 use storm::Victim;
 
 pub(crate) const ADDR: u64 = 0x1000;
@@ -34,20 +34,14 @@ pub(crate) fn rounds(host: &str) -> u64 {
     std::env::var("GUNYAH_ECHO_ROUNDS").map_or(default, |text| text.parse().unwrap())
 }
 
-/// The hosts: the oldest, the two ways of demand paging, and one that mixes them.
+/// The hosts: the oldest, the two ways of demand paging, and the one that was seen to mix them.
 pub(crate) fn hosts() -> [(&'static str, Builder); 4] {
     let on = |flavour| Fake::builder().flavour(flavour).record_calls(false);
     [
         ("v11", on(Flavour::V11)),
         ("android15", on(Flavour::Android15)),
         ("v17", on(Flavour::V17)),
-        (
-            "mixed",
-            on(Flavour::V17).differences(|host| {
-                host.user_memory = true;
-                host.lend = true;
-            }),
-        ),
+        ("mixed", Fake::builder().host(Host::Open2023).record_calls(false)),
     ]
 }
 
@@ -343,36 +337,4 @@ fn the_count_is_exact_where_the_loss_is_certain() {
             assert_eq!(outcome.possibly_lost, handle.answers_lost(), "{name}");
         },
     );
-}
-
-/// A vCPU's page, mapped once more.
-struct SecondMapping(NonNull<AtomicU8>);
-
-// SAFETY: the mapping belongs to the process, and only its first byte is used, as an atomic.
-unsafe impl Send for SecondMapping {}
-// SAFETY: as above.
-unsafe impl Sync for SecondMapping {}
-
-impl SecondMapping {
-    fn new(vcpu: &VcpuFd) -> Self {
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let page = unsafe {
-            let (prot, fd) = (libc::PROT_READ | libc::PROT_WRITE, vcpu.as_fd().as_raw_fd());
-            libc::mmap(std::ptr::null_mut(), 4096, prot, libc::MAP_SHARED, fd, 0)
-        };
-        assert_ne!(page, libc::MAP_FAILED);
-        Self(NonNull::new(page.cast()).unwrap())
-    }
-
-    fn immediate_exit(&self) -> &AtomicU8 {
-        // SAFETY: mapped until `self` is dropped.
-        unsafe { self.0.as_ref() }
-    }
-}
-
-impl Drop for SecondMapping {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `new`.
-        unsafe { libc::munmap(self.0.as_ptr().cast(), 4096) };
-    }
 }

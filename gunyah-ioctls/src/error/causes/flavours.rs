@@ -58,9 +58,9 @@ impl Flavours {
         let Some(flavour) = flavour.or(features.map(Features::flavour)) else { return Self::ALL };
         let named = Self(bit(flavour));
         match features {
-            // A host was seen that takes both kinds of memory. Its user memory is of the kind that is pinned on touch.
+            // A host was seen that takes both kinds of memory. When it pins user memory is not known.
             Some(features) if features.has(Feature::GuestMemory) && features.has(Feature::UserMemory) => {
-                named.and(Self::V17).and(Self::ON_TOUCH)
+                named.and(Self::V17).and(Self::ON_TOUCH).and(Self::ANDROID14)
             }
             _ => named,
         }

@@ -6,7 +6,9 @@ use gunyah_ioctls::{Access, GuestMemoryMapping, Sharing};
 use libc::{E2BIG, EBADMSG, EBUSY, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, EOPNOTSUPP, EPERM};
 
 use super::Ours::{Becomes, Refused, Same};
-use super::{Android14, Android14Early, DRIVEN, LENDING, LOCK_WAIT, M, PAGED, PINNED, Row, TOUCH, never, row};
+use super::{
+    Android14, Android14Early, DRIVEN, LENDING, LOCK_WAIT, M, PAGED, PINNED, Row, TOUCH, never, row,
+};
 use crate::world::{Answer, MAP_MEM, NOWHERE, RAM, RUN, Raw, SET_DTB, SET_FW, START, World, map_mem, page};
 
 /// Starts a VM with memory whose devicetree is said to be at `addr`.
@@ -138,8 +140,11 @@ pub(crate) static ROWS: &[Row] = &[
             let memory = w.our_device().create_guest_memory(4 * page(), false).unwrap();
             let (guest_addr, size, sharing) = (RAM, 4 * page(), Sharing::Share);
             let access = Access::RWX;
-            vm.map_guest_memory(&memory, &GuestMemoryMapping { guest_addr, offset: 0, size, access, sharing })
-                .unwrap();
+            vm.map_guest_memory(
+                &memory,
+                &GuestMemoryMapping { guest_addr, offset: 0, size, access, sharing },
+            )
+            .unwrap();
             vm.set_dtb_config(RAM, 4096).unwrap();
             vm.start()
         }),
