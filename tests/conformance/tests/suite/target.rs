@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
-use fake_gunyah::{Fake, Flavour, Guest, Handle};
+use fake_gunyah::{Builder, Fake, Flavour, Guest, Handle, Host};
 use vmm_adapter::Hypervisor;
 use vmm_adapter::gunyah::Gunyah;
 use vmm_adapter::kvm::Kvm;
@@ -22,10 +22,16 @@ pub struct Target {
 }
 
 enum Kind {
-    FakeGunyah(Flavour),
+    FakeGunyah(Kernel),
     RealGunyah,
     Kvm,
     Missing(String),
+}
+
+/// Which kernel the fake is.
+enum Kernel {
+    Flavour(Flavour),
+    Host(Host),
 }
 
 /// What a promise may ask of the world behind the hypervisor, where it can be asked.
@@ -71,8 +77,9 @@ pub fn all() -> Vec<Target> {
         Flavour::V17,
     ]
     .into_iter()
-    .map(fake)
+    .map(|flavour| fake(flavour.name(), Kernel::Flavour(flavour)))
     .collect();
+    targets.extend(Host::ALL.map(|host| fake(host.name(), Kernel::Host(host))));
     let real = if Path::new(Gunyah::DEFAULT_PATH).exists() {
         Kind::RealGunyah
     } else {
@@ -88,8 +95,17 @@ pub fn all() -> Vec<Target> {
 }
 
 /// A fake that the host does not allow fails its tests: it is not a backend that happens to be away.
-fn fake(flavour: Flavour) -> Target {
-    Target { name: format!("fake-{flavour}"), kind: Kind::FakeGunyah(flavour) }
+fn fake(name: &str, kernel: Kernel) -> Target {
+    Target { name: format!("fake-{name}"), kind: Kind::FakeGunyah(kernel) }
+}
+
+impl Kernel {
+    fn builder(&self) -> Builder {
+        match self {
+            Self::Flavour(flavour) => Fake::builder().flavour(*flavour),
+            Self::Host(host) => Fake::builder().host(*host),
+        }
+    }
 }
 
 impl Target {
@@ -113,8 +129,8 @@ impl Target {
             probe.inapplicable.into_inner().unwrap()
         };
         match &self.kind {
-            Kind::FakeGunyah(flavour) => {
-                let fake = Fake::builder().flavour(*flavour).guest(Guest::code()).build().unwrap();
+            Kind::FakeGunyah(kernel) => {
+                let fake = kernel.builder().guest(Guest::code()).build().unwrap();
                 fake.run(|handle| run(&Gunyah::open().unwrap(), Some(handle.clone()))).unwrap()
             }
             Kind::RealGunyah => run(&Gunyah::open().unwrap(), None),
