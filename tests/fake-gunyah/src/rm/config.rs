@@ -3,7 +3,7 @@
 use super::cpus::{Affinity, Cpus};
 use super::error::RmError;
 use super::fdt::{Fdt, Node};
-use super::interrupts::Gic;
+use super::interrupts::{Gic, GicFrames};
 use super::memory::{Memory, Range};
 use super::vdevices::{Doorbell, SharedMemory, Vdevices};
 
@@ -37,6 +37,8 @@ pub struct VmDescription {
     pub no_timer_wakeups: bool,
     /// Whether the guest's PSCI calls reach the Resource Manager. Without it, SYSTEM_OFF never ends the VM.
     pub psci: bool,
+    /// Where the guest's interrupt controller is. `None` when its node does not say: the guest has none then.
+    pub gic: Option<GicFrames>,
     /// The doorbells, in the tree's order.
     pub doorbells: Vec<Doorbell>,
     /// The shared parcels beside RAM, in the tree's order.
@@ -76,6 +78,7 @@ pub fn read_vm_config(dtb: &[u8]) -> Result<VmDescription, RmError> {
     let memory = Memory::read(&config, &mut warnings)?;
     let cpus = Cpus::read(&fdt, &config, &mut warnings)?;
     let gic = Gic::find(&fdt, &config, &mut warnings)?;
+    let frames = gic.frames(cpus.count, &mut warnings);
     let vdevices = Vdevices::read(&config, &gic, &mut warnings)?;
     Ok(VmDescription {
         vcpus: cpus.count,
@@ -83,6 +86,7 @@ pub fn read_vm_config(dtb: &[u8]) -> Result<VmDescription, RmError> {
         affinity: cpus.affinity,
         no_timer_wakeups: cpus.no_timer_wakeups,
         psci: cpus.psci,
+        gic: frames,
         doorbells: vdevices.doorbells,
         shm: vdevices.shared_memory,
         base_address: memory.base_address,

@@ -296,6 +296,11 @@ impl<'f> Node<'f> {
         if names.len() == 1 { "/".to_owned() } else { names.join("/") }
     }
 
+    /// The node that it stands in; none for the root.
+    pub(super) fn parent(&self) -> Option<Node<'f>> {
+        self.fdt.node(self.data.parent?)
+    }
+
     /// The children, in order.
     pub(super) fn children(&self) -> impl Iterator<Item = Node<'f>> + use<'f> {
         let fdt = self.fdt;

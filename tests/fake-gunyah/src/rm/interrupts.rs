@@ -2,6 +2,7 @@
 
 use super::error::RmError;
 use super::fdt::{Fdt, Node};
+use super::memory::Range;
 
 /// How a line tells that it is active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,16 +32,32 @@ impl Interrupt {
     }
 }
 
-/// The interrupt controller that was found.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Gic {
-    cells: usize,
+/// Where the frames of the guest's GICv3 are: the first two ranges of its node's `reg`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GicFrames {
+    /// The distributor, 64 KiB at least.
+    pub distributor: Range,
+    /// The redistributors, 128 KiB for each vCPU.
+    pub redistributors: Range,
 }
 
-impl Gic {
+/// Bytes of a distributor, and what frames are aligned to.
+const DISTRIBUTOR: u64 = 0x1_0000;
+/// Bytes of a redistributor.
+const REDISTRIBUTOR: u64 = 0x2_0000;
+
+/// The interrupt controller that was found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gic<'f> {
+    node: Node<'f>,
+    cells: usize,
+    is_v3: bool,
+}
+
+impl<'f> Gic<'f> {
     /// Finds the guest's GIC: by `interrupts/config`, a path or a phandle, else by the root's `interrupt-parent`.
     pub(super) fn find(
-        fdt: &Fdt<'_>,
+        fdt: &'f Fdt<'f>,
         config: &Node<'_>,
         warnings: &mut Vec<String>,
     ) -> Result<Self, RmError> {
@@ -61,14 +78,71 @@ impl Gic {
                 node.path()
             )));
         }
-        if !node.texts("compatible").any(|name| name == "arm,gic-v3") {
+        let is_v3 = node.texts("compatible").any(|name| name == "arm,gic-v3");
+        if !is_v3 {
             warnings.push(format!("{} is not compatible with \"arm,gic-v3\"", node.path()));
         }
         let cells = node.word("#interrupt-cells").and_then(|cells| usize::try_from(cells).ok());
         match cells {
-            Some(cells @ 3..=8) => Ok(Self { cells }),
+            Some(cells @ 3..=8) => Ok(Self { node, cells, is_v3 }),
             _ => Err(RmError::invalid(format!("{}: #interrupt-cells is not 3", node.path()))),
         }
+    }
+
+    /// Where the guest will look for it. What a real Resource Manager does with a node that does not tell was not
+    /// observed; here such a VM starts, and its guest gets no interrupts.
+    pub(super) fn frames(&self, vcpus: u32, warnings: &mut Vec<String>) -> Option<GicFrames> {
+        if !self.is_v3 {
+            return None;
+        }
+        let (distributor, redistributors) = match self.reg()[..] {
+            [distributor, redistributors, ..] => (distributor, redistributors),
+            _ => {
+                warnings.push(format!(
+                    "{}: reg is no range for the distributor and one for the redistributors: no interrupts",
+                    self.node.path()
+                ));
+                return None;
+            }
+        };
+        let good = distributor.size >= DISTRIBUTOR
+            && [distributor, redistributors].iter().all(|range| {
+                range.address % DISTRIBUTOR == 0 && range.address.checked_add(range.size).is_some()
+            })
+            && !distributor.overlaps(&redistributors);
+        if !good {
+            warnings.push(format!(
+                "{}: reg has frames that overlap, are too small or are not aligned to 64 KiB: no interrupts",
+                self.node.path()
+            ));
+            return None;
+        }
+        let count = redistributors.size / REDISTRIBUTOR;
+        if count < u64::from(vcpus) {
+            warnings.push(format!(
+                "{}: there are redistributors for {count} of {vcpus} vCPUs; the others get no interrupts",
+                self.node.path()
+            ));
+        }
+        Some(GicFrames { distributor, redistributors })
+    }
+
+    /// The ranges in `reg`, by the cells that the node's parent sets.
+    fn reg(&self) -> Vec<Range> {
+        let cells = |name, default| {
+            self.node.parent().and_then(|parent| parent.word(name)).unwrap_or(default) as usize
+        };
+        let (address, size) = (cells("#address-cells", 2), cells("#size-cells", 1));
+        if !(1..=2).contains(&address) || !(1..=2).contains(&size) {
+            return Vec::new();
+        }
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        let value = self.node.bytes("reg").unwrap_or_default();
+        value
+            .chunks_exact((address + size) * 4)
+            .filter_map(|range| range.split_at_checked(address * 4))
+            .map(|(address, size)| Range { address: number(address), size: number(size) })
+            .collect()
     }
 
     /// Decodes the first specifier in a node's `interrupts`. `None` when the node has no such property.

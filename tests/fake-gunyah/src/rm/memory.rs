@@ -18,7 +18,7 @@ pub struct Range {
 }
 
 impl Range {
-    fn overlaps(&self, other: &Self) -> bool {
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
         let ends_after = |range: &Self, address: u64| {
             u128::from(range.address) + u128::from(range.size) > u128::from(address)
         };

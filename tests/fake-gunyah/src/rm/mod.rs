@@ -41,7 +41,7 @@ mod vdevices;
 pub use config::{VmDescription, read_vm_config};
 pub use cpus::Affinity;
 pub use error::{RmError, RmErrorCode};
-pub use interrupts::{Interrupt, Trigger};
+pub use interrupts::{GicFrames, Interrupt, Trigger};
 pub use memory::Range;
 pub use overlay::write_overlay;
 pub use parcels::{Parcel, check_parcels};

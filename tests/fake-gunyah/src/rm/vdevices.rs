@@ -39,7 +39,11 @@ pub(super) struct Vdevices {
 
 impl Vdevices {
     /// Reads `vdevices`; a tree without it has none.
-    pub(super) fn read(config: &Node<'_>, gic: &Gic, warnings: &mut Vec<String>) -> Result<Self, RmError> {
+    pub(super) fn read(
+        config: &Node<'_>,
+        gic: &Gic<'_>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, RmError> {
         let mut found = Self::default();
         let Some(vdevices) = config.child("vdevices") else { return Ok(found) };
         for device in vdevices.children() {
@@ -75,7 +79,7 @@ fn label(node: &Node<'_>) -> Option<u32> {
     node.word("qcom,label").or_else(|| node.word("label"))
 }
 
-fn doorbell(node: &Node<'_>, gic: &Gic, warnings: &mut Vec<String>) -> Result<Doorbell, RmError> {
+fn doorbell(node: &Node<'_>, gic: &Gic<'_>, warnings: &mut Vec<String>) -> Result<Doorbell, RmError> {
     let label = label(node)
         .ok_or_else(|| RmError::invalid(format!("{}: the doorbell has no label of one word", node.path())))?;
     if !node.has("peer-default") && !node.has("peer") {
@@ -85,6 +89,9 @@ fn doorbell(node: &Node<'_>, gic: &Gic, warnings: &mut Vec<String>) -> Result<Do
         )));
     }
     let interrupt = gic.interrupt(node, warnings)?;
+    if interrupt.is_some_and(|interrupt| interrupt.spi().is_none()) {
+        warnings.push(format!("{}: the fake signals only SPIs 0 to 987, this one never", node.path()));
+    }
     let generate = node.text("generate").map(str::to_owned);
     if generate.is_none() {
         warnings.push(format!("{}: without generate the guest gets no node for it", node.path()));

@@ -6,7 +6,7 @@ mod rules;
 mod tree;
 
 use fake_gunyah::rm::{
-    Affinity, Interrupt, RmError, RmErrorCode, SharedMemory, Trigger, VmDescription, read_vm_config,
+    Affinity, Interrupt, Range, RmError, RmErrorCode, SharedMemory, Trigger, VmDescription, read_vm_config,
 };
 use tree::{Tree, good};
 
@@ -27,6 +27,9 @@ fn a_good_tree_is_described_whole_and_without_a_warning() {
         (vm.base_address, vm.size_min, vm.size_max, vm.firmware),
         (Some(0x8000_0000), Some(0x10_0000), Some(0x4000_0000), None)
     );
+    let gic = vm.gic.unwrap();
+    assert_eq!(gic.distributor, Range { address: 0x3fff_0000, size: 0x1_0000 });
+    assert_eq!(gic.redistributors, Range { address: 0x3ffb_0000, size: 0x4_0000 });
     let bells: Vec<_> = vm.doorbells.iter().map(|bell| (bell.label, bell.interrupt.unwrap())).collect();
     assert_eq!(
         bells,

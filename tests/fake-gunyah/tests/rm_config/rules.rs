@@ -354,6 +354,53 @@ fn the_interrupt_controller() {
     ]);
 }
 
+/// A `reg` of 64-bit cells.
+fn ranges(numbers: &[u64]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
+}
+
+#[test]
+fn the_frames_of_the_interrupt_controller() {
+    check(&[
+        ("no reg", |t| t.unset(INTC, "reg"), Warns("no interrupts")),
+        ("one range", |t| t.set(INTC, "reg", ranges(&[0x3fff_0000, 0x1_0000])), Warns("no interrupts")),
+        ("nine cells", |t| t.set("", "#size-cells", words(&[9])), Warns("no interrupts")),
+        (
+            "a small distributor",
+            |t| t.set(INTC, "reg", ranges(&[0x3fff_0000, 0x1000, 0x3ffb_0000, 0x4_0000])),
+            Warns("no interrupts"),
+        ),
+        (
+            "a crooked address",
+            |t| t.set(INTC, "reg", ranges(&[0x3fff_0000, 0x1_0000, 0x3ffb_1000, 0x4_0000])),
+            Warns("no interrupts"),
+        ),
+        (
+            "an overlap",
+            |t| t.set(INTC, "reg", ranges(&[0x3fff_0000, 0x1_0000, 0x3ffb_0000, 0x5_0000])),
+            Warns("no interrupts"),
+        ),
+        (
+            "beyond the end",
+            |t| t.set(INTC, "reg", ranges(&[0x3fff_0000, 0x1_0000, 0u64.wrapping_sub(0x2_0000), 0x4_0000])),
+            Warns("no interrupts"),
+        ),
+        (
+            "one redistributor",
+            |t| t.set(INTC, "reg", ranges(&[0x3fff_0000, 0x1_0000, 0x3ffb_0000, 0x2_0000])),
+            Warns("for 1 of 2 vCPUs"),
+        ),
+    ]);
+    assert_eq!(after(|t| t.unset(INTC, "reg")).unwrap().gic, None);
+    assert_eq!(after(|t| t.set(INTC, "compatible", text("arm,gic-400"))).unwrap().gic, None);
+    let small = after(|t| {
+        t.set("", "#address-cells", words(&[1]));
+        t.set("", "#size-cells", words(&[1]));
+        t.set(INTC, "reg", words(&[0x3fff_0000, 0x1_0000, 0x3ffb_0000, 0x4_0000]));
+    });
+    assert_eq!(small.unwrap().gic, after(|_| ()).unwrap().gic, "cells of one word");
+}
+
 #[test]
 fn doorbells() {
     check(&[
@@ -384,6 +431,7 @@ fn doorbells() {
         ("trigger 3", |t| t.set(BELL, "interrupts", words(&[0, 1, 3])), Fails(libc::EINVAL, "trigger 3")),
         ("no generate", |t| t.unset(BELL, "generate"), Warns("generate")),
         ("two of a label", |t| t.set(BELL, "label", words(&[0])), Warns("label 0")),
+        ("a PPI", |t| t.set(BELL, "interrupts", words(&[1, 5, 1])), Warns("only SPIs")),
         ("two of an interrupt", |t| t.set(BELL, "interrupts", words(&[0, 0, 1])), Warns("interrupt 32")),
         ("no vdevice-type", |t| t.unset(BELL, "vdevice-type"), Warns("no vdevice-type")),
         ("an unknown vdevice-type", |t| t.set(BELL, "vdevice-type", text("teapot")), Warns("teapot")),

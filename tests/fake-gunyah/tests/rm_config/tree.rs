@@ -200,6 +200,7 @@ pub(crate) fn good() -> Tree {
                 .with("compatible", text("arm,gic-v3"))
                 .with("#interrupt-cells", words(&[3]))
                 .flag("interrupt-controller")
+                .with("reg", words(&[0, 0x3fff_0000, 0, 0x1_0000, 0, 0x3ffb_0000, 0, 0x4_0000]))
                 .with("phandle", words(&[1])),
         )
         .child(Tree::new("timer").with("compatible", text("arm,armv8-timer")))
