@@ -46,12 +46,48 @@ pub mod psci {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label(usize);
 
+/// A system register, by op0, op1, CRn, CRm and op2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SystemRegister(u32);
+
+impl SystemRegister {
+    /// The affinity of this CPU.
+    pub const MPIDR_EL1: Self = Self::new(3, 0, 0, 0, 5);
+    /// Where an exception returns to.
+    pub const ELR_EL1: Self = Self::new(3, 0, 4, 0, 1);
+    /// What an exception was.
+    pub const ESR_EL1: Self = Self::new(3, 0, 5, 2, 0);
+    /// The vectors.
+    pub const VBAR_EL1: Self = Self::new(3, 0, 12, 0, 0);
+    /// For the guest's own use.
+    pub const TPIDR_EL1: Self = Self::new(3, 0, 13, 0, 4);
+    /// Counts per second.
+    pub const CNTFRQ_EL0: Self = Self::new(3, 3, 14, 0, 0);
+    /// The virtual counter.
+    pub const CNTVCT_EL0: Self = Self::new(3, 3, 14, 0, 2);
+    /// The virtual timer's distance, control and target.
+    pub const CNTV_TVAL_EL0: Self = Self::new(3, 3, 14, 3, 0);
+    /// See above.
+    pub const CNTV_CTL_EL0: Self = Self::new(3, 3, 14, 3, 1);
+    /// See above.
+    pub const CNTV_CVAL_EL0: Self = Self::new(3, 3, 14, 3, 2);
+
+    /// A register by its encoding.
+    pub const fn new(op0: u32, op1: u32, crn: u32, crm: u32, op2: u32) -> Self {
+        Self(op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2)
+    }
+}
+
 /// A program that is being written, from its first instruction on.
 #[derive(Clone, Debug, Default)]
 pub struct Program {
     words: Vec<u32>,
     /// Instead of the words.
     x86: Option<x86::Code>,
+    /// Where each label is, in words, once it is known.
+    labels: Vec<Option<usize>>,
+    /// Instructions that name a label whose place is not known yet.
+    open: Vec<(usize, Label)>,
 }
 
 impl Program {
@@ -63,14 +99,70 @@ impl Program {
     /// A program for guests of this kind, which lies at the guest physical address `base`.
     pub fn on(arch: GuestArch, base: u64) -> Self {
         let x86 = (arch == GuestArch::X86_64).then(|| x86::Code::new(base));
-        Self { words: Vec::new(), x86 }
+        Self { x86, ..Self::default() }
     }
 
     /// The next instruction's place, to branch back to.
-    pub fn here(&self) -> Label {
-        match &self.x86 {
-            Some(code) => Label(code.offset() as usize),
-            None => Label(self.words.len()),
+    pub fn here(&mut self) -> Label {
+        let label = self.label();
+        self.place(label);
+        label
+    }
+
+    /// A place further on, to branch to before it is [placed](Program::place).
+    pub fn label(&mut self) -> Label {
+        self.labels.push(None);
+        Label(self.labels.len() - 1)
+    }
+
+    /// The label is the next instruction's place.
+    pub fn place(&mut self, label: Label) -> &mut Self {
+        let here = self.position();
+        if let Some(place) = self.labels.get_mut(label.0) {
+            *place = Some(here);
+        }
+        let (known, open) = self.open.drain(..).partition(|(_, wanted)| *wanted == label);
+        self.open = open;
+        let known: Vec<_> = known;
+        for (at, _) in known {
+            self.aim(at, here);
+        }
+        self
+    }
+
+    /// The next instruction's place as labels keep it: in words, or in bytes on x86_64.
+    fn position(&self) -> usize {
+        self.x86.as_ref().map_or(self.words.len(), |code| code.offset() as usize)
+    }
+
+    /// Where a label is that was placed. x86_64 programs only branch back.
+    fn back(&self, label: Label) -> usize {
+        match self.labels.get(label.0) {
+            Some(Some(place)) => *place,
+            _ => panic!("a branch forward in an x86_64 program"),
+        }
+    }
+
+    /// An instruction that names a place.
+    fn to(&mut self, word: u32, label: Label) -> &mut Self {
+        let at = self.words.len();
+        self.word(word);
+        match self.labels.get(label.0).copied().flatten() {
+            Some(to) => self.aim(at, to),
+            None => self.open.push((at, label)),
+        }
+        self
+    }
+
+    /// Puts the distance into the instruction at `at`.
+    fn aim(&mut self, at: usize, to: usize) {
+        let distance = (to as u32).wrapping_sub(at as u32);
+        if let Some(word) = self.words.get_mut(at) {
+            *word |= match *word >> 24 {
+                0x14 => distance & 0x03ff_ffff,
+                // ADR counts bytes; the lowest two bits, which stand elsewhere, are zero.
+                _ => (distance & 0x7_ffff) << 5,
+            };
         }
     }
 
@@ -165,9 +257,9 @@ impl Program {
     }
 
     /// SUB of two registers.
-    pub fn sub_registers(&mut self, rd: u32, rn: u32, rm: u32) -> &mut Self {
+    pub fn sub_register(&mut self, rd: u32, rn: u32, rm: u32) -> &mut Self {
         if let Some(code) = &mut self.x86 {
-            code.sub_registers(rd, rn, rm);
+            code.sub_register(rd, rn, rm);
             return self;
         }
         self.word(0xcb00_0000 | rm << 16 | rn << 5 | rd)
@@ -182,13 +274,83 @@ impl Program {
         self.word(0xd538_00a0 | rd).word(0x9240_1c00 | rd << 5 | rd)
     }
 
+    /// ADR: the address of a place.
+    pub fn address(&mut self, rd: u32, label: Label) -> &mut Self {
+        self.to(0x1000_0000 | rd, label)
+    }
+
+    /// ADD of two registers.
+    pub fn add_register(&mut self, rd: u32, rn: u32, rm: u32) -> &mut Self {
+        self.word(0x8b00_0000 | rm << 16 | rn << 5 | rd)
+    }
+
+    /// ORR of two registers.
+    pub fn or(&mut self, rd: u32, rn: u32, rm: u32) -> &mut Self {
+        self.word(0xaa00_0000 | rm << 16 | rn << 5 | rd)
+    }
+
+    /// AND of two registers.
+    pub fn and(&mut self, rd: u32, rn: u32, rm: u32) -> &mut Self {
+        self.word(0x8a00_0000 | rm << 16 | rn << 5 | rd)
+    }
+
+    /// BIC: the first register without the bits of the second.
+    pub fn clear(&mut self, rd: u32, rn: u32, rm: u32) -> &mut Self {
+        self.word(0x8a20_0000 | rm << 16 | rn << 5 | rd)
+    }
+
+    /// LSL by a number from 1 to 63.
+    pub fn shift_left(&mut self, rd: u32, rn: u32, by: u32) -> &mut Self {
+        self.word(0xd340_0000 | ((64 - by) & 63) << 16 | (63 - by) << 10 | rn << 5 | rd)
+    }
+
+    /// LSR by a number from 1 to 63.
+    pub fn shift_right(&mut self, rd: u32, rn: u32, by: u32) -> &mut Self {
+        self.word(0xd340_fc00 | by << 16 | rn << 5 | rd)
+    }
+
+    /// MRS.
+    pub fn read_register(&mut self, rt: u32, register: SystemRegister) -> &mut Self {
+        self.word(0xd520_0000 | register.0 << 5 | rt)
+    }
+
+    /// MSR.
+    pub fn write_register(&mut self, register: SystemRegister, rt: u32) -> &mut Self {
+        self.word(0xd500_0000 | register.0 << 5 | rt)
+    }
+
+    /// ISB.
+    pub fn isb(&mut self) -> &mut Self {
+        self.word(0xd503_3fdf)
+    }
+
+    /// DSB SY.
+    pub fn dsb(&mut self) -> &mut Self {
+        self.word(0xd503_3f9f)
+    }
+
+    /// ERET.
+    pub fn exception_return(&mut self) -> &mut Self {
+        self.word(0xd69f_03e0)
+    }
+
+    /// Lets IRQs in: MSR DAIFClr, #2.
+    pub fn unmask_irq(&mut self) -> &mut Self {
+        self.word(0xd503_42ff)
+    }
+
+    /// Keeps IRQs out: MSR DAIFSet, #2.
+    pub fn mask_irq(&mut self) -> &mut Self {
+        self.word(0xd503_42df)
+    }
+
     /// Sets VBAR_EL1.
     pub fn set_vectors(&mut self, rt: u32) -> &mut Self {
         if self.x86.is_some() {
             // No test has a fault there that it survives.
             return self;
         }
-        self.word(0xd518_c000 | rt).word(0xd503_3fdf)
+        self.write_register(SystemRegister::VBAR_EL1, rt).isb()
     }
 
     /// WFI.
@@ -202,37 +364,32 @@ impl Program {
 
     /// Branches to `to`.
     pub fn branch(&mut self, to: Label) -> &mut Self {
-        if let Some(code) = &mut self.x86 {
-            code.branch(to.0);
+        if self.x86.is_some() {
+            let to = self.back(to);
+            self.x86().map(|code| code.branch(to));
             return self;
         }
-        let distance = self.back(to);
-        self.word(0x1400_0000 | distance & 0x03ff_ffff)
+        self.to(0x1400_0000, to)
     }
 
     /// Branches to `to` if the register is not zero.
     pub fn branch_if(&mut self, rt: u32, to: Label) -> &mut Self {
-        if let Some(code) = &mut self.x86 {
-            code.branch_if(rt, false, to.0);
+        if self.x86.is_some() {
+            let to = self.back(to);
+            self.x86().map(|code| code.branch_if(rt, false, to));
             return self;
         }
-        let distance = self.back(to);
-        self.word(0xb500_0000 | (distance & 0x7_ffff) << 5 | rt)
+        self.to(0xb500_0000 | rt, to)
     }
 
     /// Branches to `to` if the register is zero.
     pub fn branch_unless(&mut self, rt: u32, to: Label) -> &mut Self {
-        if let Some(code) = &mut self.x86 {
-            code.branch_if(rt, true, to.0);
+        if self.x86.is_some() {
+            let to = self.back(to);
+            self.x86().map(|code| code.branch_if(rt, true, to));
             return self;
         }
-        let distance = self.back(to);
-        self.word(0xb400_0000 | (distance & 0x7_ffff) << 5 | rt)
-    }
-
-    /// The distance to an earlier place in words, as a negative number.
-    fn back(&self, to: Label) -> u32 {
-        (to.0 as u32).wrapping_sub(self.words.len() as u32)
+        self.to(0xb400_0000 | rt, to)
     }
 
     /// Calls PSCI by HVC. X1 to X3 are the arguments; X0 is the answer.
@@ -277,8 +434,9 @@ impl Program {
         self.branch(hang)
     }
 
-    /// The program's bytes.
+    /// The program's bytes. Every label must have been placed.
     pub fn bytes(&self) -> Vec<u8> {
+        assert!(self.open.is_empty(), "a branch goes to a label that has no place");
         if let Some(code) = &self.x86 {
             return code.bytes();
         }

@@ -6,4 +6,5 @@
 #![allow(clippy::panic, clippy::indexing_slicing, reason = "only tests use this")]
 
 pub mod asm;
+pub mod interrupts;
 pub mod x86;

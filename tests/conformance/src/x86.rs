@@ -204,7 +204,7 @@ impl Code {
     }
 
     /// SUB of two registers. `rd` is not `rm`.
-    pub fn sub_registers(&mut self, rd: u32, rn: u32, rm: u32) {
+    pub fn sub_register(&mut self, rd: u32, rn: u32, rm: u32) {
         if rd != rn {
             self.copy(rd, rn);
         }

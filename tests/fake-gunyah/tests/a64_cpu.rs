@@ -1,7 +1,7 @@
 //! The interpreter beyond arithmetic: MMIO, exceptions, system registers, and what it refuses.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
-use fake_gunyah::a64::{Bus, Cpu, FaultKind, RamAccess, Stop};
+use fake_gunyah::a64::{Bus, Cpu, FaultKind, IccRegister, Interrupts, RamAccess, Stop, Timer};
 
 const RAM: u64 = 0x8000_0000;
 const DEVICE: u64 = 0x1000_0000;
@@ -14,6 +14,11 @@ struct Board {
     ram: Vec<u8>,
     ticks: u64,
     forgotten: u32,
+    /// What the interrupt controller signals, if there is one.
+    gic: Option<Interrupts>,
+    /// What was written to its registers, and how the timers were set.
+    written: Vec<(IccRegister, u64)>,
+    timers: Vec<(Timer, Option<u64>)>,
 }
 
 impl Board {
@@ -68,6 +73,23 @@ impl Bus for Board {
     fn forget_instructions(&mut self) {
         self.forgotten += 1;
     }
+
+    fn interrupts(&mut self) -> Interrupts {
+        self.gic.unwrap_or_default()
+    }
+
+    fn icc_read(&mut self, register: IccRegister) -> Option<u64> {
+        self.gic.map(|_| register as u64 + 100)
+    }
+
+    fn icc_write(&mut self, register: IccRegister, value: u64) -> Option<()> {
+        self.gic.map(|_| self.written.push((register, value)))
+    }
+
+    fn set_timer(&mut self, timer: Timer, from: Option<u64>) -> bool {
+        self.timers.push((timer, from));
+        self.gic.is_some() || from.is_none()
+    }
 }
 
 fn board(words: &[u32]) -> (Cpu, Board) {
@@ -77,7 +99,7 @@ fn board(words: &[u32]) -> (Cpu, Board) {
     }
     let mut cpu = Cpu::new(0x0102);
     cpu.set_pc(RAM);
-    (cpu, Board { ram, ticks: 0, forgotten: 0 })
+    (cpu, Board { ram, ticks: 0, forgotten: 0, gic: None, written: Vec::new(), timers: Vec::new() })
 }
 
 /// Runs one instruction with this in x0.
@@ -387,7 +409,7 @@ fn system_registers_hold_or_tell() {
 }
 
 #[test]
-fn the_timer_can_be_polled_and_cannot_interrupt() {
+fn the_timer_can_be_polled_and_interrupts_nobody_without_a_gic() {
     let (mut cpu, mut board) = board(&[
         0xd51b_e300, // msr cntv_tval_el0, x0
         0xd51b_e323, // msr cntv_ctl_el0, x3
@@ -453,4 +475,145 @@ fn an_exclusive_store_fails_when_somebody_else_wrote() {
     board.ram[0x101] = 9;
     assert_eq!(cpu.run(&mut board, 1), None);
     assert_eq!((cpu.x(3), &board.ram[0x100..0x104]), (1, &[0, 9, 0, 0][..]));
+}
+
+const NOP: u32 = 0xd503_201f;
+const IRQ: Interrupts = Interrupts { irq: true, fiq: false };
+const FIQ: Interrupts = Interrupts { irq: false, fiq: true };
+
+/// The same with vectors that do nothing.
+fn with_handlers(words: &[u32]) -> (Cpu, Board) {
+    let (cpu, mut board) = with_vectors(words);
+    for at in (0x1000..0x1800).step_by(4) {
+        board.ram[at..at + 4].copy_from_slice(&NOP.to_le_bytes());
+    }
+    (cpu, board)
+}
+
+#[test]
+fn interrupts_go_to_their_vectors() {
+    const BOTH: Interrupts = Interrupts { irq: true, fiq: true };
+    for (signals, daif, spsel, vector) in [
+        (IRQ, 0b1101, true, Some(0x280)),
+        (IRQ, 0b0000, true, Some(0x280)),
+        (IRQ, 0b1101, false, Some(0x80)),
+        (FIQ, 0b1110, true, Some(0x300)),
+        (FIQ, 0b1110, false, Some(0x100)),
+        (BOTH, 0b1100, true, Some(0x300)),
+        (BOTH, 0b1101, true, Some(0x280)),
+        (IRQ, 0b1110, true, None),
+        (FIQ, 0b1101, true, None),
+        (BOTH, 0b1111, true, None),
+        (Interrupts::default(), 0, true, None),
+    ] {
+        // msr spsel, x1; msr daif, x2; nop
+        let (mut cpu, mut board) = with_handlers(&[0xd518_4201, 0xd51b_4222, NOP]);
+        cpu.set_x(1, spsel.into());
+        cpu.set_x(2, daif << 6);
+        assert_eq!(cpu.run(&mut board, 2), None);
+        board.gic = Some(signals);
+        assert_eq!(cpu.run(&mut board, 0), None, "without an instruction nothing happens");
+        let here = cpu.pc();
+        assert_eq!(cpu.run(&mut board, 1), None);
+        let Some(vector) = vector else {
+            assert_eq!(cpu.pc(), here + 4, "{signals:?} {daif:#b}");
+            continue;
+        };
+        // The interrupt is no instruction: the first one of the handler has been executed.
+        assert_eq!((cpu.pc(), cpu.daif()), (RAM + 0x1000 + vector + 4, 0xf));
+    }
+}
+
+#[test]
+fn an_interrupt_saves_where_it_was_and_leaves_the_syndrome_alone() {
+    let (mut cpu, mut board) = with_handlers(&[0xd518_5200, 0xd503_42ff, NOP]); // msr esr_el1, x0; msr daifclr, #2
+    assert_eq!(cpu.run(&mut board, 2), None);
+    board.gic = Some(IRQ);
+    assert_eq!(cpu.run(&mut board, 1), None);
+    assert_eq!(cpu.pc(), RAM + 0x1284);
+    let [esr, far, elr, spsr] = report(&mut cpu, &mut board);
+    assert_eq!((esr, far, elr, spsr), (RAM + 0x1000, 0, RAM + 12, SPSR & !(1 << 7)));
+}
+
+/// The line is looked at before the instruction behind the one that opened the mask, in the middle of a run.
+#[test]
+fn what_opens_the_mask_lets_an_interrupt_in_at_once() {
+    for (words, opened) in [
+        (&[0xd503_42ff, 0xd503_42df][..], 1), // msr daifclr, #2; msr daifset, #2
+        (&[0xd51b_4223, 0xd503_42df], 1),     // msr daif, x3; msr daifset, #2
+        (&[0xd518_4003, 0xd518_4021, 0xd69f_03e0, 0xd503_42df], 3), // msr spsr_el1, x3; msr elr_el1, x1; eret
+    ] {
+        let (mut cpu, mut board) = with_handlers(words);
+        board.gic = Some(IRQ);
+        cpu.set_x(3, 0b0101);
+        cpu.set_x(1, RAM + 16);
+        // One more than it takes to open the mask: it is the handler's first.
+        assert_eq!(cpu.run(&mut board, opened + 1), None);
+        assert_eq!(cpu.pc(), RAM + 0x1284, "{words:x?}");
+        assert_eq!(report(&mut cpu, &mut board)[2], RAM + 4 + 4 * u64::from(opened));
+    }
+}
+
+#[test]
+fn the_registers_of_the_interrupt_controller_are_those_of_the_bus() {
+    for (register, crn, crm, op2) in [
+        (IccRegister::Pmr, 4, 6, 0),
+        (IccRegister::Eoir0, 12, 8, 1),
+        (IccRegister::Ap0r0, 12, 8, 4),
+        (IccRegister::Ap1r0, 12, 9, 0),
+        (IccRegister::Dir, 12, 11, 1),
+        (IccRegister::Sgi1r, 12, 11, 5),
+        (IccRegister::Iar1, 12, 12, 0),
+        (IccRegister::Eoir1, 12, 12, 1),
+        (IccRegister::Hppir1, 12, 12, 2),
+        (IccRegister::Bpr1, 12, 12, 3),
+        (IccRegister::Ctlr, 12, 12, 4),
+        (IccRegister::Sre, 12, 12, 5),
+        (IccRegister::Igrpen1, 12, 12, 7),
+    ] {
+        let name = 3 << 19 | crn << 12 | crm << 8 | op2 << 5;
+        let (mut cpu, mut board) = board(&[0xd520_0001 | name, 0xd500_0002 | name]);
+        board.gic = Some(Interrupts::default());
+        cpu.set_x(2, 7);
+        assert_eq!(cpu.run(&mut board, 2), None, "{register:?}");
+        assert_eq!(cpu.x(1), register as u64 + 100);
+        assert_eq!(board.written, [(register, 7)]);
+        assert!(matches!(fault_of(0xd520_0001 | name, 0), FaultKind::UnknownInstruction), "without a GIC");
+        assert!(matches!(fault_of(0xd500_0001 | name, 0), FaultKind::UnknownInstruction));
+    }
+    // ID_AA64PFR0_EL1 says whether they are there, ISR_EL1 what is signalled.
+    for (gic, pfr0, isr) in [(None, 0, 0), (Some(IRQ), 1, 0x80), (Some(FIQ), 1, 0x40)] {
+        let (mut cpu, mut board) = board(&[0xd538_0401, 0xd538_c102]);
+        board.gic = gic;
+        assert_eq!(cpu.run(&mut board, 2), None);
+        assert_eq!((cpu.x(1) >> 24 & 0xf, cpu.x(2)), (pfr0, isr));
+    }
+}
+
+#[test]
+fn the_bus_is_told_when_timers_interrupt() {
+    let (mut cpu, mut board) = board(&[
+        0xd51b_e340, // msr cntv_cval_el0, x0
+        0xd51b_e321, // msr cntv_ctl_el0, x1
+        0xd51b_e221, // msr cntp_ctl_el0, x1
+        0xd51b_e200, // msr cntp_tval_el0, x0
+        0xd51b_e322, // msr cntv_ctl_el0, x2
+    ]);
+    board.gic = Some(Interrupts::default());
+    cpu.set_x(0, 5000);
+    cpu.set_x(1, 1);
+    cpu.set_x(2, 3);
+    assert_eq!(cpu.run(&mut board, 5), None);
+    let virtual_timer = |from| (Timer::Virtual, from);
+    let physical_timer = |from| (Timer::Physical, from);
+    assert_eq!(
+        board.timers,
+        [
+            virtual_timer(None),
+            virtual_timer(Some(5000)),
+            physical_timer(Some(0)),
+            physical_timer(Some(5100)),
+            virtual_timer(None),
+        ]
+    );
 }

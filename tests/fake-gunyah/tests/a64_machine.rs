@@ -9,7 +9,6 @@ use fake_gunyah::hyp::{HypError, VcpuRunResp, state};
 const DEVICE: u64 = 0x1000_0000;
 
 const HVC: u32 = 0xd400_0002;
-const WFI: u32 = 0xd503_207f;
 const LOOP: u32 = 0x1400_0000; // b .
 const READ: u32 = 0xb940_0041; // ldr w1, [x2]
 const WRITE: u32 = 0xf900_0040; // str x0, [x2]
@@ -197,39 +196,6 @@ fn other_conduits_are_faults() {
         assert_eq!(vm.run(0, 0), answer(state::FAULT, [RAM_BASE + 4, u64::from(word), 0]));
         assert!(vm.machine.faults()[0].contains(what), "{:?}", vm.machine.faults());
     }
-}
-
-#[test]
-fn waiting_ends_with_an_interrupt_once() {
-    let mut vm = Vm::of_words(&[WFI, WFI, WFI, LOOP], 2);
-    let asleep = answer(state::EXPECTS_WAKEUP, [0; 3]);
-    assert_eq!(vm.run(0, 0), asleep);
-    assert_eq!(vm.run(0, 0), asleep, "running it does not wake it");
-    vm.machine.raise(32);
-    assert_eq!(*vm.log.woken.lock().unwrap(), [0, 0], "woken; vCPU 1 is off and is not");
-    assert_eq!(vm.run(0, 0), asleep, "the second WFI");
-    vm.machine.raise(32);
-    vm.machine.raise(33);
-    assert_eq!(vm.run(0, 0), asleep, "two interrupts before one look end one WFI");
-    vm.machine.raise(40);
-    assert_eq!(vm.engines[0].vcpu_run([0; 3], &|| true).unwrap(), answer(state::READY, [0; 3]));
-}
-
-#[test]
-fn an_interrupt_before_the_wait_ends_it_too() {
-    let mut vm = Vm::of_words(&[WFI, LOOP], 1);
-    vm.machine.raise(32);
-    let woken = vm.log.woken.lock().unwrap().len();
-    assert_eq!(vm.engines[0].vcpu_run([0; 3], &|| true).unwrap().state, state::READY);
-    assert_eq!(vm.log.woken.lock().unwrap().len(), woken, "nobody slept");
-}
-
-#[test]
-fn suspend_is_a_wait() {
-    let mut vm = Vm::of_words(&call(0xc400_0001, &[0]), 1);
-    assert_eq!(vm.run(0, 0).state, state::EXPECTS_WAKEUP);
-    vm.machine.raise(32);
-    assert_eq!(vm.run(0, 0), answer(state::MMIO_WRITE, [DEVICE, 8, 0]));
 }
 
 #[test]

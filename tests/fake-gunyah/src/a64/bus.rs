@@ -1,5 +1,7 @@
 //! What the interpreter needs from the world around the CPU.
 
+use super::IccRegister;
+
 /// How an access to guest RAM went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RamAccess {
@@ -13,9 +15,28 @@ pub enum RamAccess {
     NotMapped,
 }
 
-/// The CPU's view of memory and time.
+/// The interrupts that an interrupt controller signals to a CPU: the levels of its two inputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interrupts {
+    /// Taken while PSTATE.I is clear.
+    pub irq: bool,
+    /// Taken while PSTATE.F is clear, before an IRQ.
+    pub fiq: bool,
+}
+
+/// The timers that a CPU has at EL1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// `CNTV_*`.
+    Virtual,
+    /// `CNTP_*`.
+    Physical,
+}
+
+/// The CPU's view of memory, time and interrupts.
 ///
-/// Addresses are guest physical ones (IPAs): the MMU is off.
+/// Addresses are guest physical ones (IPAs): the MMU is off. The methods with a default are those of an interrupt controller;
+/// as they stand there is none.
 pub trait Bus {
     /// Fetches the instruction at `addr`, a multiple of 4.
     ///
@@ -31,4 +52,27 @@ pub trait Bus {
     fn counter(&mut self) -> u64;
     /// The guest invalidated instruction caches: later fetches, on every CPU, see what is in memory now.
     fn forget_instructions(&mut self) {}
+    /// What the interrupt controller signals to this CPU now.
+    ///
+    /// Asked when a run begins, and after every instruction that may let an interrupt in. What arrives from
+    /// elsewhere in the middle of a run is therefore taken when the next one begins, which the architecture allows.
+    fn interrupts(&mut self) -> Interrupts {
+        Interrupts::default()
+    }
+    /// Reads a register of the GIC's CPU interface. `None`: there is none, or it cannot be read.
+    fn icc_read(&mut self, register: IccRegister) -> Option<u64> {
+        let _ = register;
+        None
+    }
+    /// Writes a register of the GIC's CPU interface. `None`: there is none, or it cannot be written.
+    fn icc_write(&mut self, register: IccRegister, value: u64) -> Option<()> {
+        let _ = (register, value);
+        None
+    }
+    /// A timer was set: its interrupt is there when the counter has reached `from`, until it is set anew; never for
+    /// `None`. False: nothing could take that interrupt.
+    fn set_timer(&mut self, timer: Timer, from: Option<u64>) -> bool {
+        let _ = timer;
+        from.is_none()
+    }
 }

@@ -102,6 +102,11 @@ impl Cpu {
         self.sp_el1 = sp_el1;
     }
 
+    /// PSTATE's interrupt masks: D, A, I, F as bits 3 to 0.
+    pub fn daif(&self) -> u8 {
+        self.daif
+    }
+
     /// The condition flags: N, Z, C, V as bits 3 to 0.
     pub fn nzcv(&self) -> u8 {
         self.nzcv

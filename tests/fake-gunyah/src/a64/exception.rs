@@ -1,7 +1,7 @@
 //! Exceptions that the guest takes itself, and the return from them.
 
-use super::Cpu;
 use super::stop::{Exec, Fault, FaultKind, Stop, Trap};
+use super::{Bus, Cpu};
 
 // Exception classes, bits 31..26 of ESR_EL1.
 pub(super) const UNDEFINED: u32 = 0x00;
@@ -17,6 +17,15 @@ pub(super) const EXTERNAL_ABORT: u32 = 0x10;
 pub(super) const ALIGNMENT_FAULT: u32 = 0x21;
 /// A data abort's syndrome: the access was a write.
 pub(super) const WRITE_NOT_READ: u32 = 1 << 6;
+
+/// PSTATE.{I,F} among the masks.
+const MASK_IRQ: u8 = 1 << 1;
+const MASK_FIQ: u8 = 1 << 0;
+
+/// Offsets of the vectors, from those of the stack pointer in use.
+const SYNCHRONOUS: u64 = 0x00;
+const IRQ: u64 = 0x80;
+const FIQ: u64 = 0x100;
 
 // Mode fields of SPSR_EL1.
 const EL1T: u64 = 0b0100;
@@ -39,18 +48,43 @@ pub(super) fn take(cpu: &mut Cpu, word: u32, esr: u64, far: Option<u64>, return_
         let kind = FaultKind::NoVectors { esr, far: far.unwrap_or(0) };
         return Some(Stop::Fault(Fault { pc: cpu.pc, word, kind }));
     };
-    let mode = if cpu.spsel { EL1H } else { EL1T };
-    cpu.system.spsr = (u64::from(cpu.nzcv) << 28) | (u64::from(cpu.daif) << 6) | mode;
-    cpu.system.elr = return_to;
     cpu.system.esr = esr;
     if let Some(far) = far {
         cpu.system.far = far;
     }
-    let offset = if cpu.spsel { 0x200 } else { 0 };
+    enter(cpu, vbar.wrapping_add(SYNCHRONOUS), return_to);
+    None
+}
+
+/// Enters one of the guest's vectors.
+fn enter(cpu: &mut Cpu, vector: u64, return_to: u64) {
+    let (mode, offset) = if cpu.spsel { (EL1H, 0x200) } else { (EL1T, 0) };
+    cpu.system.spsr = (u64::from(cpu.nzcv) << 28) | (u64::from(cpu.daif) << 6) | mode;
+    cpu.system.elr = return_to;
     cpu.spsel = true;
     cpu.daif = 0xf;
     cpu.monitor = None;
-    cpu.pc = vbar.wrapping_add(offset);
+    cpu.pc = vector.wrapping_add(offset);
+}
+
+/// Before an instruction: takes an interrupt if one is signalled and not masked.
+pub(super) fn interrupt<B: Bus + ?Sized>(cpu: &mut Cpu, bus: &mut B) -> Option<Stop> {
+    if cpu.daif & (MASK_IRQ | MASK_FIQ) == MASK_IRQ | MASK_FIQ {
+        return None;
+    }
+    let signalled = bus.interrupts();
+    let vector = if signalled.fiq && cpu.daif & MASK_FIQ == 0 {
+        FIQ
+    } else if signalled.irq && cpu.daif & MASK_IRQ == 0 {
+        IRQ
+    } else {
+        return None;
+    };
+    let Some(vbar) = cpu.system.vbar else {
+        return Some(Stop::Fault(Fault { pc: cpu.pc, word: 0, kind: FaultKind::InterruptWithoutVectors }));
+    };
+    let return_to = cpu.pc;
+    enter(cpu, vbar.wrapping_add(vector), return_to);
     None
 }
 
@@ -66,5 +100,5 @@ pub(super) fn exception_return(cpu: &mut Cpu) -> Exec {
     cpu.daif = (spsr >> 6) as u8 & 0xf;
     cpu.next_pc = cpu.system.elr;
     cpu.monitor = None;
-    Ok(())
+    Err(Trap::Look)
 }

@@ -2,8 +2,10 @@
 //!
 //! It executes what compilers make of integer code, and what such guests do to the system: all integer data processing,
 //! loads and stores in every addressing mode, exclusives and LSE atomics, branches, the usual system registers,
-//! exceptions at EL1. There is no floating point, no SIMD, no MMU, no EL0, no interrupt delivery; the identification
-//! registers say so, and an instruction that needs one of them is a [`Fault`], never a wrong result.
+//! exceptions and interrupts at EL1, the generic timers. There is no floating point, no SIMD, no MMU, no EL0; the
+//! identification registers say so, and an instruction that needs one of them is a [`Fault`], never a wrong result.
+//!
+//! The interrupt controller is the [`Bus`]'s; without one, its registers do not exist and the timers can only be polled.
 //!
 //! With the MMU off every data access is a Device access, and so must be aligned; an unaligned one is an alignment fault
 //! for the guest, as on hardware. Compile guests with `-mstrict-align` (rustc: `-C target-feature=+strict-align`).
@@ -22,6 +24,7 @@ mod cpu;
 mod dp_imm;
 mod dp_reg;
 mod exception;
+mod icc;
 mod mem;
 mod mem_atomic;
 mod run;
@@ -29,8 +32,9 @@ mod stop;
 mod sysreg;
 mod system;
 
-pub use bus::{Bus, RamAccess};
+pub use bus::{Bus, Interrupts, RamAccess, Timer};
 pub use cpu::Cpu;
+pub use icc::IccRegister;
 pub use stop::{Fault, FaultKind, Stop};
 
 /// How often the system counter ticks in a second; `CNTFRQ_EL0` says the same.

@@ -7,31 +7,55 @@ use super::mem::widen;
 use super::stop::{Exec, Fault, Stop, Trap, UNKNOWN};
 use super::{Bus, Cpu, RamAccess, branch, dp_imm, dp_reg, mem};
 
+/// How one step ended.
+enum Step {
+    /// On to the next instruction.
+    Next,
+    /// The same, but look for interrupts first.
+    Look,
+    Stop(Stop),
+}
+
+impl From<Option<Stop>> for Step {
+    fn from(stop: Option<Stop>) -> Self {
+        stop.map_or(Self::Next, Self::Stop)
+    }
+}
+
 impl Cpu {
     /// Executes up to `instructions` instructions. `None` says that all of them were; else, why not.
     ///
     /// After an MMIO stop, answer it first: running on without an answer tries the access again.
     pub fn run<B: Bus + ?Sized>(&mut self, bus: &mut B, instructions: u32) -> Option<Stop> {
         self.pending = None;
-        for _ in 0..instructions {
-            let stop = self.step(bus);
-            if stop.is_some() {
-                return stop;
+        let mut left = instructions;
+        while left > 0 {
+            if let Some(stop) = exception::interrupt(self, bus) {
+                return Some(stop);
+            }
+            while left > 0 {
+                left -= 1;
+                match self.step(bus) {
+                    Step::Next => {}
+                    Step::Look => break,
+                    Step::Stop(stop) => return Some(stop),
+                }
             }
         }
         None
     }
 
-    fn step<B: Bus + ?Sized>(&mut self, bus: &mut B) -> Option<Stop> {
+    fn step<B: Bus + ?Sized>(&mut self, bus: &mut B) -> Step {
         let pc = self.pc;
         if pc & 3 != 0 {
-            return exception::take(self, 0, syndrome(PC_ALIGNMENT, 0), Some(pc), pc);
+            return exception::take(self, 0, syndrome(PC_ALIGNMENT, 0), Some(pc), pc).into();
         }
         let word = match bus.fetch(pc) {
             Ok(word) => word,
-            Err(RamAccess::NotMapped) => return Some(Stop::PageFault { addr: pc, write: false }),
+            Err(RamAccess::NotMapped) => return Step::Stop(Stop::PageFault { addr: pc, write: false }),
             Err(_) => {
-                return exception::take(self, 0, syndrome(INSTRUCTION_ABORT, EXTERNAL_ABORT), Some(pc), pc);
+                let esr = syndrome(INSTRUCTION_ABORT, EXTERNAL_ABORT);
+                return exception::take(self, 0, esr, Some(pc), pc).into();
             }
         };
         let next = pc.wrapping_add(4);
@@ -39,16 +63,20 @@ impl Cpu {
         match execute(self, bus, word) {
             Ok(()) => {
                 self.pc = self.next_pc;
-                None
+                Step::Next
+            }
+            Err(Trap::Look) => {
+                self.pc = self.next_pc;
+                Step::Look
             }
             Err(Trap::After(stop)) => {
                 self.pc = next;
-                Some(stop)
+                Step::Stop(stop)
             }
-            Err(Trap::At(stop)) => Some(stop),
-            Err(Trap::Fault(kind)) => Some(Stop::Fault(Fault { pc, word, kind })),
+            Err(Trap::At(stop)) => Step::Stop(stop),
+            Err(Trap::Fault(kind)) => Step::Stop(Stop::Fault(Fault { pc, word, kind })),
             Err(Trap::Exception { esr, far, next: after }) => {
-                exception::take(self, word, esr, far, if after { next } else { pc })
+                exception::take(self, word, esr, far, if after { next } else { pc }).into()
             }
         }
     }

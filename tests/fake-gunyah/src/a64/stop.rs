@@ -78,11 +78,13 @@ pub enum FaultKind {
         /// The faulting address; 0 where the exception has none.
         far: u64,
     },
+    /// An interrupt that is not masked, for a guest that never set `VBAR_EL1`.
+    InterruptWithoutVectors,
 }
 
 impl FaultKind {
     /// A small number for each kind, for exit reasons: 1 unknown instruction, 2 unpredictable, 3 unsupported, 4 no
-    /// syndrome, 5 no vectors.
+    /// syndrome, 5 no vectors, 6 an interrupt without vectors.
     pub fn code(&self) -> u32 {
         match self {
             Self::UnknownInstruction => 1,
@@ -90,6 +92,7 @@ impl FaultKind {
             Self::Unsupported(_) => 3,
             Self::NoSyndrome { .. } => 4,
             Self::NoVectors { .. } => 5,
+            Self::InterruptWithoutVectors => 6,
         }
     }
 }
@@ -113,6 +116,7 @@ impl fmt::Display for Fault {
                 "exception with no vectors set: {}, ESR {esr:#x}, FAR {far:#x} (instruction {word:#010x} at {pc:#x})",
                 exception_class(*esr)
             ),
+            FaultKind::InterruptWithoutVectors => write!(f, "interrupt with no vectors set at {pc:#x}"),
         }
     }
 }
@@ -139,6 +143,8 @@ pub(super) enum Trap {
     At(Stop),
     /// Stop after it.
     After(Stop),
+    /// The instruction is done, and may have let an interrupt in: look for one before the next.
+    Look,
     /// A fault of this kind.
     Fault(FaultKind),
     /// An exception to EL1 at this instruction; `next` says that the return address is the next one.

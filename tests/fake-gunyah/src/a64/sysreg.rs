@@ -2,7 +2,7 @@
 
 use super::alu::bits;
 use super::stop::{Exec, FaultKind, Trap, UNKNOWN};
-use super::{Bus, COUNTER_HZ, Cpu};
+use super::{Bus, COUNTER_HZ, Cpu, IccRegister, Timer};
 
 /// A register's name: op0, op1, CRn, CRm, op2, as bits 20..5 of the instruction have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ impl Key {
         Self(bits(word, 20, 5) as u16)
     }
 
-    const fn new(op0: u16, op1: u16, crn: u16, crm: u16, op2: u16) -> Self {
+    pub(super) const fn new(op0: u16, op1: u16, crn: u16, crm: u16, op2: u16) -> Self {
         Self((op0 << 14) | (op1 << 11) | (crn << 7) | (crm << 3) | op2)
     }
 }
@@ -45,13 +45,13 @@ pub(super) struct System {
     afsr1: u64,
     csselr: u64,
     cntkctl: u64,
-    virtual_timer: Timer,
-    physical_timer: Timer,
+    virtual_timer: TimerState,
+    physical_timer: TimerState,
 }
 
-/// A timer that can be polled. It raises no interrupt.
-#[derive(Clone, Debug, Default)]
-struct Timer {
+/// A timer's registers. Its interrupt is the bus's business.
+#[derive(Clone, Copy, Debug, Default)]
+struct TimerState {
     control: u64,
     compare: u64,
 }
@@ -95,8 +95,8 @@ impl System {
             afsr1: 0,
             csselr: 0,
             cntkctl: 0,
-            virtual_timer: Timer::default(),
-            physical_timer: Timer::default(),
+            virtual_timer: TimerState::default(),
+            physical_timer: TimerState::default(),
         }
     }
 
@@ -128,25 +128,27 @@ impl System {
             TPIDRRO_EL0 => &mut self.tpidrro_el0,
             CSSELR_EL1 => &mut self.csselr,
             CNTKCTL_EL1 => &mut self.cntkctl,
-            CNTV_CVAL_EL0 => &mut self.virtual_timer.compare,
-            CNTP_CVAL_EL0 => &mut self.physical_timer.compare,
             _ => return None,
         })
     }
+
+    fn timer(&mut self, timer: Timer) -> &mut TimerState {
+        match timer {
+            Timer::Virtual => &mut self.virtual_timer,
+            Timer::Physical => &mut self.physical_timer,
+        }
+    }
 }
 
-impl Timer {
+impl TimerState {
     fn control(&self, now: u64) -> u64 {
         let met = self.control & TIMER_ENABLE != 0 && now >= self.compare;
         self.control | if met { TIMER_STATUS } else { 0 }
     }
 
-    fn set_control(&mut self, value: u64) -> Exec {
-        if value & (TIMER_ENABLE | TIMER_MASK) == TIMER_ENABLE {
-            return Err(unsupported("a timer interrupt: the timer can only be polled (set IMASK)"));
-        }
-        self.control = value & (TIMER_ENABLE | TIMER_MASK);
-        Ok(())
+    /// From when on it interrupts, as it is set now.
+    fn interrupts_from(&self) -> Option<u64> {
+        (self.control == TIMER_ENABLE).then_some(self.compare)
     }
 
     /// TVAL: what is left until `compare`, as a signed 32-bit number.
@@ -157,6 +159,24 @@ impl Timer {
     fn set_left(&mut self, now: u64, value: u64) {
         self.compare = now.wrapping_add(super::alu::sign_extend(value, 32));
     }
+}
+
+/// Sets a timer, if the bus can do what it asks for.
+fn set_timer<B: Bus + ?Sized>(
+    cpu: &mut Cpu,
+    bus: &mut B,
+    timer: Timer,
+    change: impl FnOnce(&mut TimerState),
+) -> Exec {
+    let mut changed = *cpu.system.timer(timer);
+    change(&mut changed);
+    if !bus.set_timer(timer, changed.interrupts_from()) {
+        return Err(unsupported(
+            "a timer interrupt without an interrupt controller: the timer can only be polled (set IMASK)",
+        ));
+    }
+    *cpu.system.timer(timer) = changed;
+    Err(Trap::Look)
 }
 
 fn unsupported(what: &'static str) -> Trap {
@@ -221,6 +241,11 @@ const CNTV_CVAL_EL0: Key = Key::new(3, 3, 14, 3, 2);
 const MIDR: u64 = 0x000f_0000;
 /// EL0 and EL1 in AArch64 only; no floating point, no SIMD.
 const PFR0: u64 = 0x00ff_0011;
+/// In the same register: the GIC's system registers are there.
+const PFR0_GIC: u64 = 1 << 24;
+/// ISR_EL1
+const ISR_IRQ: u64 = 1 << 7;
+const ISR_FIQ: u64 = 1 << 6;
 /// The debug architecture of Armv8.0.
 const DFR0: u64 = 0x6;
 /// CRC32, LSE atomics, flag manipulation.
@@ -239,12 +264,23 @@ pub(super) fn read<B: Bus + ?Sized>(cpu: &mut Cpu, bus: &mut B, key: Key) -> Res
     Ok(match key {
         MIDR_EL1 => MIDR,
         MPIDR_EL1 => cpu.system.mpidr,
-        ID_AA64PFR0_EL1 => PFR0,
+        ID_AA64PFR0_EL1 => {
+            if bus.icc_read(IccRegister::Sre).is_some() {
+                PFR0 | PFR0_GIC
+            } else {
+                PFR0
+            }
+        }
+        ISR_EL1 => {
+            let signalled = bus.interrupts();
+            let bit = |signalled, bit| if signalled { bit } else { 0 };
+            bit(signalled.irq, ISR_IRQ) | bit(signalled.fiq, ISR_FIQ)
+        }
         ID_AA64DFR0_EL1 => DFR0,
         ID_AA64ISAR0_EL1 => ISAR0,
         ID_AA64ISAR1_EL1 => ISAR1,
         ID_AA64MMFR0_EL1 => MMFR0,
-        REVIDR_EL1 | AIDR_EL1 | CCSIDR_EL1 | CLIDR_EL1 | MDSCR_EL1 | ISR_EL1 => 0,
+        REVIDR_EL1 | AIDR_EL1 | CCSIDR_EL1 | CLIDR_EL1 | MDSCR_EL1 => 0,
         // The rest of the identification space reads as zero: nothing of it is there.
         Key(raw) if raw & !0x3f == Key::new(3, 0, 0, 0, 0).0 && raw & 0x38 != 0 => 0,
         SCTLR_EL1 => cpu.system.sctlr,
@@ -262,7 +298,12 @@ pub(super) fn read<B: Bus + ?Sized>(cpu: &mut Cpu, bus: &mut B, key: Key) -> Res
         CNTP_CTL_EL0 => cpu.system.physical_timer.control(bus.counter()),
         CNTV_TVAL_EL0 => cpu.system.virtual_timer.left(bus.counter()),
         CNTP_TVAL_EL0 => cpu.system.physical_timer.left(bus.counter()),
-        other => *cpu.system.storage(other).ok_or(UNKNOWN)?,
+        CNTV_CVAL_EL0 => cpu.system.virtual_timer.compare,
+        CNTP_CVAL_EL0 => cpu.system.physical_timer.compare,
+        other => match cpu.system.storage(other) {
+            Some(value) => *value,
+            None => IccRegister::of(other).and_then(|register| bus.icc_read(register)).ok_or(UNKNOWN)?,
+        },
     })
 }
 
@@ -276,16 +317,41 @@ pub(super) fn write<B: Bus + ?Sized>(cpu: &mut Cpu, bus: &mut B, key: Key, value
         SP_EL0 if cpu.spsel => cpu.sp_el0 = value,
         SP_SEL => cpu.spsel = value & 1 == 1,
         NZCV => cpu.nzcv = (value >> 28) as u8 & 0xf,
-        DAIF => cpu.daif = (value >> 6) as u8 & 0xf,
-        CNTV_CTL_EL0 => return cpu.system.virtual_timer.set_control(value),
-        CNTP_CTL_EL0 => return cpu.system.physical_timer.set_control(value),
-        CNTV_TVAL_EL0 => cpu.system.virtual_timer.set_left(bus.counter(), value),
-        CNTP_TVAL_EL0 => cpu.system.physical_timer.set_left(bus.counter(), value),
+        DAIF => {
+            cpu.daif = (value >> 6) as u8 & 0xf;
+            return Err(Trap::Look);
+        }
+        CNTV_CTL_EL0 | CNTP_CTL_EL0 => {
+            let control = value & (TIMER_ENABLE | TIMER_MASK);
+            return set_timer(cpu, bus, timer_of(key), |timer| timer.control = control);
+        }
+        CNTV_CVAL_EL0 | CNTP_CVAL_EL0 => {
+            return set_timer(cpu, bus, timer_of(key), |timer| timer.compare = value);
+        }
+        CNTV_TVAL_EL0 | CNTP_TVAL_EL0 => {
+            let now = bus.counter();
+            return set_timer(cpu, bus, timer_of(key), |timer| timer.set_left(now, value));
+        }
         MDSCR_EL1 if value == 0 => {}
         MDSCR_EL1 => return Err(unsupported("self-hosted debug")),
         // The OS locks: with no debugger there is nothing to lock.
         OSLAR_EL1 | OSDLR_EL1 => {}
-        other => *cpu.system.storage(other).ok_or(UNKNOWN)? = value,
+        other => match cpu.system.storage(other) {
+            Some(register) => *register = value,
+            None => {
+                let register = IccRegister::of(other).ok_or(UNKNOWN)?;
+                bus.icc_write(register, value).ok_or(UNKNOWN)?;
+                return Err(Trap::Look);
+            }
+        },
     }
     Ok(())
+}
+
+/// The timer that a register belongs to.
+fn timer_of(key: Key) -> Timer {
+    match key {
+        CNTV_CTL_EL0 | CNTV_CVAL_EL0 | CNTV_TVAL_EL0 => Timer::Virtual,
+        _ => Timer::Physical,
+    }
 }

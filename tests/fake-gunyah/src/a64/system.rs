@@ -61,7 +61,10 @@ fn barrier(cpu: &mut Cpu, crm: u32, op2: u32) -> Exec {
 fn pstate(cpu: &mut Cpu, op1: u32, crm: u32, op2: u32) -> Exec {
     match (op1, op2) {
         (3, 6) => cpu.daif |= crm as u8,
-        (3, 7) => cpu.daif &= !(crm as u8),
+        (3, 7) => {
+            cpu.daif &= !(crm as u8);
+            return Err(Trap::Look);
+        }
         (0, 5) if crm < 2 => cpu.spsel = crm == 1,
         (0, 0) if crm == 0 => cpu.nzcv ^= 2,
         _ => return Err(UNKNOWN),

@@ -3,16 +3,18 @@
 //! This is the hypervisor's side. [`Machine::engine`] gives the engine of one vCPU, which the driver calls as it would make
 //! the hypercall. PSCI 1.1 is there, by HVC #0.
 //!
-//! No interrupt controller and no timer interrupt is emulated. An interrupt that is [raised](Machine::raise) ends the
-//! WFI of every vCPU that is on, once; the guest cannot ask which one it was, so it looks at its devices.
+//! A machine [with a GIC](Machine::with_gic) has interrupts: those that the host [raises](Machine::raise), those of the
+//! timers, and SGIs. WFI sleeps until the GIC signals one to the vCPU, masked by PSTATE or not; so a guest that never set
+//! the GIC up sleeps for ever, as on hardware. A machine without one knows no interrupts, and WFI never ends.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::machine_engine::Engine;
+use super::alarm::Alarm;
+use super::gic::{Gic, GicLayout, Wait, Woken};
+use super::machine_engine::{Engine, affinity_of};
 use super::{VcpuEngine, VmEvents};
 use crate::a64::Fault;
 
@@ -72,15 +74,13 @@ pub struct Machine {
     /// Counts the guest's instruction cache invalidations.
     pub(super) code_generation: AtomicU64,
     created: Instant,
+    pub(super) gic: Option<Gic>,
+    alarm: Alarm,
 }
 
 #[derive(Debug, Default)]
 struct Vcpu {
     power: Power,
-    /// Interrupts that came since its last WFI.
-    pending: BTreeSet<u32>,
-    /// It answered that it expects a wake-up, and has had none.
-    waiting: bool,
     /// What it starts with, if it is the VM's first.
     boot: Option<Box<BootRegisters>>,
 }
@@ -108,8 +108,19 @@ impl fmt::Debug for Machine {
 }
 
 impl Machine {
-    /// A machine with `vcpus` vCPUs, all off.
+    /// A machine with `vcpus` vCPUs, all off, and without interrupts.
     pub fn new(ram: Arc<dyn GuestRam>, events: Arc<dyn VmEvents>, vcpus: u32) -> Arc<Self> {
+        Self::with_gic(ram, events, vcpus, None)
+    }
+
+    /// A machine with `vcpus` vCPUs, all off, and an interrupt controller if there is a place for one.
+    pub fn with_gic(
+        ram: Arc<dyn GuestRam>,
+        events: Arc<dyn VmEvents>,
+        vcpus: u32,
+        gic: Option<GicLayout>,
+    ) -> Arc<Self> {
+        let affinities: Vec<u64> = (0..vcpus).map(affinity_of).collect();
         Arc::new(Self {
             ram,
             events,
@@ -118,6 +129,8 @@ impl Machine {
             ended: AtomicBool::new(false),
             code_generation: AtomicU64::new(0),
             created: Instant::now(),
+            gic: gic.map(|layout| Gic::new(layout, &affinities)),
+            alarm: Alarm::default(),
         })
     }
 
@@ -142,19 +155,10 @@ impl Machine {
         Box::new(Engine::new(Arc::clone(self), id))
     }
 
-    /// An interrupt became pending: WFI ends, once, on every vCPU that is on.
+    /// The host signals a shared interrupt (32 to 1019; others are ignored). It is pending until a vCPU takes it.
     pub fn raise(&self, intid: u32) {
-        let mut woken = Vec::new();
-        for (id, vcpu) in (0..).zip(self.vcpus().iter_mut()) {
-            if vcpu.power != Power::Off {
-                vcpu.pending.insert(intid);
-                if vcpu.waiting {
-                    woken.push(id);
-                }
-            }
-        }
-        for id in woken {
-            self.events.wake(id);
+        if let Some(gic) = &self.gic {
+            self.wake(gic.raise(intid, self.counter()));
         }
     }
 
@@ -193,6 +197,19 @@ impl Machine {
         reason.extend_from_slice(&fault.word.to_le_bytes());
         reason.extend_from_slice(&fault.pc.to_le_bytes());
         self.end(exit_type::SOFTWARE_ERROR, &reason);
+    }
+
+    pub(super) fn wake(&self, Woken(woken): Woken) {
+        for id in woken {
+            self.events.wake(id);
+        }
+    }
+
+    /// Timers may have gone off.
+    pub(super) fn look_at_clock(&self) {
+        if let Some(gic) = &self.gic {
+            self.wake(gic.look_at_clock(self.counter()));
+        }
     }
 
     /// Nanoseconds since the machine was made: the system counter.
@@ -239,13 +256,26 @@ impl Machine {
         }
     }
 
-    /// WFI of vCPU `id`: true if an interrupt came since the last one, which is then spent; else it waits.
-    pub(super) fn wait_is_over(&self, id: u32) -> bool {
-        let mut vcpus = self.vcpus();
-        let Some(vcpu) = vcpus.get_mut(id as usize) else { return true };
-        let over = !vcpu.pending.is_empty();
-        vcpu.pending.clear();
-        vcpu.waiting = !over;
-        over
+    /// WFI of vCPU `id`.
+    pub(super) fn wait(self: &Arc<Self>, id: u32) -> Sleep {
+        let Some(gic) = &self.gic else { return Sleep::Asleep };
+        match gic.wait(id, self.counter()) {
+            Wait::Over => Sleep::Over,
+            Wait::Asleep(until) => {
+                let due = until.and_then(|until| self.created.checked_add(Duration::from_nanos(until)));
+                if self.alarm.set(self, id, due) { Sleep::Asleep } else { Sleep::Restless }
+            }
+        }
     }
+}
+
+/// What WFI comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sleep {
+    /// There is an interrupt.
+    Over,
+    /// A wake-up will come with one.
+    Asleep,
+    /// A timer will go off and nobody is there to tell: it has to look again soon.
+    Restless,
 }

@@ -1,10 +1,10 @@
-//! A vCPU's way to memory: guest RAM, with a cache for instructions.
+//! A vCPU's way to memory and to the interrupt controller: guest RAM, with a cache for instructions.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::machine::Machine;
-use crate::a64::{Bus, RamAccess};
+use crate::a64::{Bus, IccRegister, Interrupts, RamAccess, Timer};
 
 const LINE: usize = 64;
 const LINES: usize = 128;
@@ -15,6 +15,9 @@ const EMPTY: u64 = u64::MAX;
 /// must expect: they say IC when they change code, on whichever vCPU.
 pub(super) struct MachineBus {
     machine: Arc<Machine>,
+    id: u32,
+    /// When each timer starts to interrupt, unless it has been seen to.
+    timers: [Option<u64>; 2],
     lines: Box<[Line]>,
     generation: u64,
 }
@@ -26,15 +29,34 @@ struct Line {
 }
 
 impl MachineBus {
-    pub(super) fn new(machine: Arc<Machine>) -> Self {
+    pub(super) fn new(machine: Arc<Machine>, id: u32) -> Self {
         let lines = vec![Line { addr: EMPTY, words: [0; LINE / 4] }; LINES].into_boxed_slice();
-        Self { machine, lines, generation: 0 }
+        Self { machine, id, timers: [None; 2], lines, generation: 0 }
     }
 
     /// Forgets all instructions, of this vCPU only.
     pub(super) fn forget(&mut self) {
         for line in &mut self.lines {
             line.addr = EMPTY;
+        }
+    }
+
+    /// A load from the interrupt controller's frames. `None`: it is not from there.
+    pub(super) fn gic_frame_read(&self, addr: u64, len: u8) -> Option<u64> {
+        self.machine.gic.as_ref()?.read(addr, len, self.machine.counter())
+    }
+
+    /// A store to the interrupt controller's frames. False: it is not to there.
+    pub(super) fn gic_frame_write(&self, addr: u64, len: u8, value: u64) -> bool {
+        let Some(gic) = &self.machine.gic else { return false };
+        gic.write(addr, len, value, self.machine.counter()).map(|woken| self.machine.wake(woken)).is_some()
+    }
+
+    /// The vCPU comes out of reset.
+    pub(super) fn reset_interrupts(&mut self) {
+        self.timers = [None; 2];
+        if let Some(gic) = &self.machine.gic {
+            gic.reset_cpu(self.id, self.machine.counter());
         }
     }
 
@@ -97,5 +119,41 @@ impl Bus for MachineBus {
 
     fn forget_instructions(&mut self) {
         self.machine.forget_instructions();
+    }
+
+    fn interrupts(&mut self) -> Interrupts {
+        let Some(gic) = &self.machine.gic else { return Interrupts::default() };
+        // Only while a timer is to go off is the clock looked at.
+        if let Some(next) = self.timers.iter().flatten().min() {
+            let now = self.machine.counter();
+            if now >= *next {
+                for timer in &mut self.timers {
+                    *timer = timer.filter(|from| *from > now);
+                }
+                self.machine.wake(gic.look_at_clock(now));
+            }
+        }
+        gic.lines(self.id)
+    }
+
+    fn icc_read(&mut self, register: IccRegister) -> Option<u64> {
+        self.machine.gic.as_ref()?.icc_read(self.id, register, self.machine.counter())
+    }
+
+    fn icc_write(&mut self, register: IccRegister, value: u64) -> Option<()> {
+        let woken = self.machine.gic.as_ref()?.icc_write(self.id, register, value, self.machine.counter())?;
+        self.machine.wake(woken);
+        Some(())
+    }
+
+    fn set_timer(&mut self, timer: Timer, from: Option<u64>) -> bool {
+        let Some(gic) = &self.machine.gic else { return from.is_none() };
+        let [virtual_timer, physical_timer] = &mut self.timers;
+        match timer {
+            Timer::Virtual => *virtual_timer = from,
+            Timer::Physical => *physical_timer = from,
+        }
+        self.machine.wake(gic.set_timer(self.id, timer, from, self.machine.counter()));
+        true
     }
 }

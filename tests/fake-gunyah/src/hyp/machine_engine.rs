@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use super::machine::{Machine, Power};
+use super::machine::{Machine, Power, Sleep};
 use super::machine_bus::MachineBus;
 use super::psci::{self, Outcome};
 use super::{HypError, VcpuEngine, VcpuRunResp, state};
@@ -46,7 +46,7 @@ pub(super) fn affinity_of(id: u32) -> u64 {
 
 impl Engine {
     pub(super) fn new(machine: Arc<Machine>, id: u32) -> Self {
-        let bus = MachineBus::new(Arc::clone(&machine));
+        let bus = MachineBus::new(Arc::clone(&machine), id);
         Self { machine, id, cpu: Cpu::new(affinity_of(id)), bus, mmio_addr: 0, waiting: false }
     }
 
@@ -54,10 +54,19 @@ impl Engine {
     fn stopped(&mut self, stop: Stop) -> Option<VcpuRunResp> {
         match stop {
             Stop::MmioRead { addr, len } => {
+                // The hypervisor is asked first: the interrupt controller is its own.
+                if let Some(value) = self.bus.gic_frame_read(addr, len) {
+                    self.cpu.complete_mmio(value);
+                    return None;
+                }
                 self.mmio_addr = addr;
                 Some(answer(state::MMIO_READ, [addr, u64::from(len), 0]))
             }
             Stop::MmioWrite { addr, len, value } => {
+                if self.bus.gic_frame_write(addr, len, value) {
+                    self.cpu.complete_mmio(0);
+                    return None;
+                }
                 self.mmio_addr = addr;
                 Some(answer(state::MMIO_WRITE, [addr, u64::from(len), value]))
             }
@@ -85,8 +94,13 @@ impl Engine {
     }
 
     fn wait(&mut self) -> Option<VcpuRunResp> {
-        self.waiting = !self.machine.wait_is_over(self.id);
-        self.waiting.then(|| answer(state::EXPECTS_WAKEUP, [0; 3]))
+        let sleep = self.machine.wait(self.id);
+        self.waiting = sleep != Sleep::Over;
+        match sleep {
+            Sleep::Over => None,
+            Sleep::Asleep => Some(answer(state::EXPECTS_WAKEUP, [0; 3])),
+            Sleep::Restless => Some(answer(state::READY, [0; 3])),
+        }
     }
 
     /// The fault of a call instruction, which the program counter has already passed.
@@ -118,6 +132,7 @@ impl VcpuEngine for Engine {
                 }
                 self.cpu.set_pc(entry);
                 self.cpu.set_x(0, context);
+                self.bus.reset_interrupts();
                 self.waiting = false;
             }
             Power::On => {}

@@ -1,5 +1,7 @@
 //! The hypervisor below the driver: what its `vcpu_run` call answers.
 
+mod alarm;
+pub mod gic;
 pub mod machine;
 mod machine_bus;
 mod machine_engine;

@@ -10,6 +10,7 @@ use super::vm_mgr::Vm;
 use super::vm_mgr_mm::{Region, Transfer};
 use crate::errno::Errno;
 use crate::hyp::VmEvents;
+use crate::hyp::gic::GicLayout;
 use crate::hyp::machine::{BootRegisters, Machine};
 use crate::hyp::script::{Script, ScriptVm};
 use crate::rm::{self, Affinity, VmDescription};
@@ -107,7 +108,12 @@ fn load_code(vm: &Arc<Vm>) -> Result<Parts, Errno> {
     let dtb_addr = shift(dtb.guest_phys_addr);
     adopt(vm, &config, dtb_addr, dtb.size)?;
     let events = Arc::new(Events { vm: Arc::downgrade(vm), psci: config.psci });
-    let machine = Machine::new(vm.ram(), events, config.vcpus);
+    let gic = config.gic.map(|frames| GicLayout {
+        distributor: frames.distributor.address,
+        redistributors: frames.redistributors.address,
+        redistributors_size: frames.redistributors.size,
+    });
+    let machine = Machine::with_gic(vm.ram(), events, config.vcpus, gic);
     let mut registers = BootRegisters { pc: base, ..BootRegisters::default() };
     registers.x[0] = dtb_addr;
     {

@@ -11,10 +11,18 @@
 
 use std::sync::{Arc, Mutex};
 
+use fake_gunyah::hyp::gic::GicLayout;
 use fake_gunyah::hyp::machine::{GuestRam, Machine, RamAccess};
 use fake_gunyah::hyp::{VcpuEngine, VcpuRunResp, VmEvents, state};
 
 pub const RAM_BASE: u64 = 0x8000_0000;
+pub const GICD: u64 = 0x3fff_0000;
+pub const GICR: u64 = 0x2000_0000;
+
+/// A place for the interrupt controller of so many vCPUs.
+pub fn gic(vcpus: u32) -> GicLayout {
+    GicLayout { distributor: GICD, redistributors: GICR, redistributors_size: u64::from(vcpus) * 0x2_0000 }
+}
 
 /// RAM behind a lock: every access is one access.
 pub struct VecRam {
@@ -96,11 +104,11 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// A VM with 1 MiB of RAM and the image at its start, where vCPU 0 will start.
+    /// A VM with 1 MiB of RAM, an interrupt controller and the image at its start, where vCPU 0 will start.
     pub fn new(image: &[u8], vcpus: u32) -> Self {
         let ram = VecRam::new(RAM_BASE, 1 << 20, image);
         let log = Arc::new(Log::default());
-        let machine = Machine::new(ram.clone(), log.clone(), vcpus);
+        let machine = Machine::with_gic(ram.clone(), log.clone(), vcpus, Some(gic(vcpus)));
         let engines = (0..vcpus).map(|id| machine.engine(id)).collect();
         machine.start(RAM_BASE, 0);
         Self { ram, log, machine, engines }

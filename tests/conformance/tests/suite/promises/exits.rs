@@ -89,7 +89,7 @@ pub fn secondary_cpus_come_up_and_go(hypervisor: &dyn Hypervisor, _: &Probe) {
         program.mov(1, MAILBOX).mov(3, CPUS - cpu - 1);
         let wait = program.here();
         // The mailbox answers how many have not reported yet.
-        program.load(Width::Word, 2, 1).sub_registers(2, 2, 3).branch_if(2, wait);
+        program.load(Width::Word, 2, 1).sub_register(2, 2, 3).branch_if(2, wait);
     }
     program.power_off();
     program.align(0x1000);
