@@ -3,6 +3,7 @@
 //! The numbered registers of [`asm`](crate::asm) are R8 to R15, RSI and RDI here; the others are scratch.
 
 use crate::asm::Width;
+use crate::interrupts;
 
 /// Where guests keep their page tables: above the program, in the main region.
 pub const TABLES: u64 = 0x10_0000;
@@ -296,6 +297,87 @@ impl Code {
         self.emit(&[0x66, 0xba]);
         self.emit(&port.to_le_bytes());
         self.emit(&[0xfc, 0xf3, 0x6e]);
+    }
+
+    /// A guest that takes interrupts of these pins of the I/O APIC (with whether by an edge), and tells the mailbox as
+    /// [`interrupts`](crate::interrupts) does: the number of pin n is [`SPI`](crate::interrupts::SPI) + n.
+    ///
+    /// With `software` it also interrupts itself with the first of them, by INT.
+    pub fn listen(&mut self, pins: &[(u32, bool)], mailbox: u64, software: bool) {
+        const IO_APIC: u64 = 0xfec0_0000;
+        const FIRST_VECTOR: u32 = 0x20;
+        const VECTORS: u32 = FIRST_VECTOR + 24;
+        const STACK: u64 = 0x8_0000;
+        // jmp over
+        self.emit(&[0xe9]);
+        let jump = self.bytes.len();
+        self.emit(&[0; 4]);
+
+        let mut handlers = Vec::new();
+        for (pin, _) in pins {
+            handlers.push((FIRST_VECTOR + pin, self.base + self.offset()));
+            // mov rax, mailbox; mov dword [rax + TAKEN], number
+            self.emit(&[0x48, 0xb8]);
+            self.emit(&(mailbox + interrupts::mailbox::TAKEN).to_le_bytes());
+            self.emit(&[0xc7, 0x00]);
+            self.emit(&(interrupts::SPI + pin).to_le_bytes());
+            // mov rbx, end of interrupt; mov dword [rbx], 0
+            self.emit(&[0x48, 0xbb]);
+            self.emit(&(LOCAL_APIC + 0xb0).to_le_bytes());
+            self.emit(&[0xc7, 0x03, 0, 0, 0, 0]);
+            // mov ecx, [rax + END - TAKEN]; test ecx, ecx; jz to iretq
+            let end = interrupts::mailbox::END - interrupts::mailbox::TAKEN;
+            self.emit(&[0x8b, 0x48, end as u8, 0x85, 0xc9, 0x74, 15]);
+            self.triple_fault();
+            // iretq
+            self.emit(&[0x48, 0xcf]);
+        }
+
+        self.align(16);
+        let table = self.base + self.offset();
+        for vector in 0..VECTORS {
+            let handler = handlers.iter().find(|(number, _)| *number == vector).map(|(_, addr)| *addr);
+            // An interrupt gate to 64-bit code; the others are not present.
+            let (addr, kind) = handler.map_or((0, 0), |addr| (addr, 0x8e00_u64));
+            let low = addr & 0xffff | u64::from(SELECTOR_64) << 16 | kind << 32 | (addr >> 16 & 0xffff) << 48;
+            self.emit(&low.to_le_bytes());
+            self.emit(&(addr >> 32).to_le_bytes());
+        }
+        let pointer = self.base + self.offset();
+        self.emit(&(VECTORS as u16 * 16 - 1).to_le_bytes());
+        self.emit(&table.to_le_bytes());
+        let over = self.bytes.len() - (jump + 4);
+        self.bytes[jump..jump + 4].copy_from_slice(&(over as u32).to_le_bytes());
+
+        // mov rsp, stack; mov rax, pointer; lidt [rax]
+        self.emit(&[0x48, 0xbc]);
+        self.emit(&(self.base + STACK).to_le_bytes());
+        self.emit(&[0x48, 0xb8]);
+        self.emit(&pointer.to_le_bytes());
+        self.emit(&[0x0f, 0x01, 0x18]);
+        // The local APIC on, with the spurious vector 0xff.
+        self.store_word(LOCAL_APIC + 0xf0, 0x1ff);
+        for (pin, edge) in pins {
+            let entry = (FIRST_VECTOR + pin) | if *edge { 0 } else { 1 << 15 };
+            for (register, value) in [(0x11 + 2 * pin, 0), (0x10 + 2 * pin, entry)] {
+                self.store_word(IO_APIC, register);
+                self.store_word(IO_APIC + 0x10, value);
+            }
+        }
+        self.store_word(mailbox + interrupts::mailbox::READY, 1);
+        if software {
+            self.emit(&[0xcd, (FIRST_VECTOR + pins[0].0) as u8]);
+        }
+        // sti; hlt; jmp to hlt
+        self.emit(&[0xfb, 0xf4, 0xeb, 0xfd]);
+    }
+
+    /// mov rax, addr; mov dword [rax], value
+    fn store_word(&mut self, addr: u64, value: u32) {
+        self.emit(&[0x48, 0xb8]);
+        self.emit(&addr.to_le_bytes());
+        self.emit(&[0xc7, 0x00]);
+        self.emit(&value.to_le_bytes());
     }
 
     /// Starts the CPU whose number is in `cpu` at the address in `entry`. Changes RAX and RBX.

@@ -80,6 +80,12 @@ impl Rig {
     pub fn new(hypervisor: &dyn Hypervisor, vcpus: u32, lines: &[IrqLine], program: &Program) -> Self {
         let mut config = VmConfig::new(vcpus);
         config.irq_lines = lines.to_vec();
+        Self::with_config(hypervisor, config, program)
+    }
+
+    /// The same, with more to it.
+    pub fn with_config(hypervisor: &dyn Hypervisor, config: VmConfig, program: &Program) -> Self {
+        let vcpus = config.vcpus;
         let vm = create_vm(hypervisor, config);
         let ram = give_ram(&*vm);
         load(&*vm, &ram, program);

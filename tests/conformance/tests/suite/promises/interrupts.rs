@@ -1,14 +1,12 @@
 //! Interrupt lines and ioevents.
 
-use std::time::{Duration, Instant};
-
 use conformance::asm::Width;
 use vm_memory::GuestAddress;
 use vmm_adapter::{Error, Hypervisor, IoEventMatch, IrqLine, Trigger};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::mailbox::{MAILBOX, mailbox};
-use crate::rig::{self, Rig, guest};
+use crate::rig::{Rig, guest};
 use crate::target::Probe;
 
 fn event() -> EventFd {
@@ -43,64 +41,6 @@ pub fn only_declared_lines_can_be_bound(hypervisor: &dyn Hypervisor, _: &Probe) 
     let rig = rig.start();
     rig.vm.register_irqfd(&one, IrqLine::edge(1)).unwrap();
     refused(rig.vm.register_irqfd(&one, IrqLine::edge(2)));
-}
-
-/// Waits until `done`, for as long as a busy host may need.
-fn eventually(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-pub fn a_signal_rings_the_doorbell(hypervisor: &dyn Hypervisor, probe: &Probe) {
-    let mut program = guest(hypervisor);
-    program.power_off();
-    let lines = [IrqLine::edge(3), IrqLine::level(4), IrqLine::edge(5)];
-    let rig = Rig::new(hypervisor, 1, &lines, &program);
-    let events: Vec<EventFd> = lines.iter().map(|_| event()).collect();
-    for (fd, line) in events.iter().zip(lines) {
-        rig.vm.register_irqfd(fd, line).unwrap();
-    }
-    let rig = rig.start();
-    events[0].write(1).unwrap();
-    events[1].write(1).unwrap();
-    // Without a way to look into the hypervisor there is nothing more to see from here.
-    if probe.doorbells(3).is_some() {
-        eventually("the doorbells ring", || probe.doorbells(3) == Some(1) && probe.doorbells(4) == Some(1));
-        assert_eq!(probe.doorbells(5), Some(0), "another line's does not");
-        rig.vm.unregister_irqfd(&events[0], lines[0]).unwrap();
-        events[0].write(1).unwrap();
-        events[2].write(1).unwrap();
-        eventually("the third rings", || probe.doorbells(5) == Some(1));
-        assert_eq!(probe.doorbells(3), Some(1), "an unbound line is silent");
-    }
-}
-
-/// The guest sleeps, and an interrupt ends that.
-pub fn a_signal_wakes_the_guest(hypervisor: &dyn Hypervisor, probe: &Probe) {
-    if probe.doorbells(0).is_none() {
-        return probe
-            .inapplicable("a real interrupt controller wants a driver first, which this guest is not");
-    }
-    let mut program = guest(hypervisor);
-    program.store_at(Width::Word, MAILBOX, 1).wfi().store_at(Width::Word, MAILBOX, 2).power_off();
-    let rig = Rig::new(hypervisor, 1, &[IrqLine::edge(7)], &program);
-    let fd = event();
-    rig.vm.register_irqfd(&fd, IrqLine::edge(7)).unwrap();
-    let mut rig = rig.start();
-    let io = mailbox();
-    std::thread::scope(|scope| {
-        let vcpu = &mut rig.vcpus[0];
-        let io = &io;
-        let run = scope.spawn(move || vcpu.run(io));
-        eventually("the guest is about to sleep", || io.stores().len() == 1);
-        fd.write(1).unwrap();
-        let exit = run.join().unwrap().unwrap();
-        rig::assert_off(&*rig.vm, exit);
-    });
-    assert_eq!(io.stores().len(), 2);
 }
 
 pub fn an_ioevent_makes_no_exit(hypervisor: &dyn Hypervisor, _: &Probe) {

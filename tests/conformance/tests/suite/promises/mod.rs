@@ -1,5 +1,6 @@
 //! The promises.
 
+mod delivery;
 mod exits;
 mod interrupts;
 mod io;
@@ -8,6 +9,8 @@ mod memory;
 mod phases;
 mod registers;
 mod teardown;
+
+use std::time::{Duration, Instant};
 
 use vmm_adapter::Hypervisor;
 
@@ -36,8 +39,14 @@ pub const ALL: &[Promise] = promises![
     io::many_answers_arrive_in_order,
     io::port_io,
     interrupts::only_declared_lines_can_be_bound,
-    interrupts::a_signal_rings_the_doorbell,
-    interrupts::a_signal_wakes_the_guest,
+    delivery::a_signal_on_an_edge_line_is_one_interrupt,
+    delivery::a_signal_on_a_level_line_is_one_interrupt,
+    delivery::lines_do_not_get_into_each_others_way,
+    delivery::an_interrupt_ends_a_sleep,
+    delivery::an_unbound_line_is_silent,
+    delivery::a_message_is_the_interrupt_of_its_vector,
+    delivery::cpus_interrupt_each_other,
+    delivery::a_timer_interrupts,
     interrupts::an_ioevent_makes_no_exit,
     interrupts::an_ioevent_compares_the_value,
     kicks::a_kick_before_run_counts_once,
@@ -60,3 +69,12 @@ pub const ALL: &[Promise] = promises![
     teardown::vcpus_may_outlive_the_vm,
     teardown::a_vm_that_never_started_goes_too,
 ];
+
+/// Waits until `done`, for as long as a busy host may need.
+fn eventually(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
