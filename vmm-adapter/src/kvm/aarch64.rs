@@ -26,6 +26,7 @@ const LEAST_IPA_BITS: u8 = 32;
 const FIRST_SPI: u32 = 32;
 /// KVM takes numbers of interrupts from here on, in steps of as many as fit one register.
 const LEAST_IRQS: u32 = 64;
+const MOST_IRQS: u32 = 992;
 const IRQ_STEP: u32 = 32;
 
 pub(super) fn lacks(device: &kvm_ioctls::Kvm) -> Option<&'static str> {
@@ -55,7 +56,14 @@ pub(super) fn check(op: &'static str, config: &VmConfig) -> Result<()> {
         );
         return Err(Error::invalid(op, why));
     }
-    Ok(())
+    match config.lines().find(|line| line.spi >= MOST_IRQS - FIRST_SPI) {
+        Some(line) => {
+            let last = MOST_IRQS - FIRST_SPI - 1;
+            let why = format!("interrupt line {} does not exist, KVM's go from 0 to {last}", line.spi);
+            Err(Error::invalid(op, why))
+        }
+        None => Ok(()),
+    }
 }
 
 pub(super) fn create_vm(

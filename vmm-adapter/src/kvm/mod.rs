@@ -6,7 +6,7 @@
 //! | | arm64 | x86_64 |
 //! |---|---|---|
 //! | interrupt controller | GICv3 where [`GicLayout`](crate::GicLayout) says | local APICs and an I/O APIC; an 8254 timer |
-//! | [`IrqLine::spi`](crate::IrqLine) | the SPI | the pin of the I/O APIC, 0 to 23 |
+//! | [`IrqLine::spi`](crate::IrqLine) | the SPI, 0 to 959 | the pin of the I/O APIC, 0 to 23 |
 //! | vCPU 0 starts | at [`entry`](crate::BootContext::entry) in EL1, MMU off, X0 = [`fdt`](crate::BootContext::fdt) | at `entry` in 32-bit protected mode, flat segments, no paging, EBX = `fdt`, which is what the PVH boot protocol wants |
 //! | other vCPUs | PSCI CPU_ON | INIT and SIPI |
 //! | [`GuestPower`](Feature::GuestPower), [`MsiPool`](Feature::MsiPool) | yes | no: the VMM's devices do that |
