@@ -364,9 +364,9 @@ impl Program {
 
     /// Branches to `to`.
     pub fn branch(&mut self, to: Label) -> &mut Self {
-        if self.x86.is_some() {
-            let to = self.back(to);
-            self.x86().map(|code| code.branch(to));
+        let back = self.x86.as_ref().map(|_| self.back(to));
+        if let (Some(to), Some(code)) = (back, self.x86()) {
+            code.branch(to);
             return self;
         }
         self.to(0x1400_0000, to)
@@ -374,9 +374,9 @@ impl Program {
 
     /// Branches to `to` if the register is not zero.
     pub fn branch_if(&mut self, rt: u32, to: Label) -> &mut Self {
-        if self.x86.is_some() {
-            let to = self.back(to);
-            self.x86().map(|code| code.branch_if(rt, false, to));
+        let back = self.x86.as_ref().map(|_| self.back(to));
+        if let (Some(to), Some(code)) = (back, self.x86()) {
+            code.branch_if(rt, false, to);
             return self;
         }
         self.to(0xb500_0000 | rt, to)
@@ -384,9 +384,9 @@ impl Program {
 
     /// Branches to `to` if the register is zero.
     pub fn branch_unless(&mut self, rt: u32, to: Label) -> &mut Self {
-        if self.x86.is_some() {
-            let to = self.back(to);
-            self.x86().map(|code| code.branch_if(rt, true, to));
+        let back = self.x86.as_ref().map(|_| self.back(to));
+        if let (Some(to), Some(code)) = (back, self.x86()) {
+            code.branch_if(rt, true, to);
             return self;
         }
         self.to(0xb400_0000 | rt, to)

@@ -355,6 +355,8 @@ impl Code {
         self.emit(&[0x48, 0xb8]);
         self.emit(&pointer.to_le_bytes());
         self.emit(&[0x0f, 0x01, 0x18]);
+        // The old interrupt controllers, which have the lower lines too, are masked: mov al, 0xff; out 0x21, al; out 0xa1, al
+        self.emit(&[0xb0, 0xff, 0xe6, 0x21, 0xe6, 0xa1]);
         // The local APIC on, with the spurious vector 0xff.
         self.store_word(LOCAL_APIC + 0xf0, 0x1ff);
         for (pin, edge) in pins {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, RawFd};
 
 use kvm_ioctls::VmFd;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
+use super::level::{Ends, Levels};
 use super::{error, sys};
 use crate::config::{IrqLine, Trigger};
 use crate::error::{Error, Result};
@@ -16,6 +17,8 @@ use crate::error::{Error, Result};
 pub(super) struct Irqs {
     bound: BTreeMap<u32, Bound>,
     started: bool,
+    /// There when a level line is bound.
+    levels: Option<Levels>,
 }
 
 #[derive(Debug)]
@@ -24,9 +27,8 @@ struct Bound {
     theirs: RawFd,
     /// The same eventfd, which the caller may close before the start.
     event: EventFd,
-    /// KVM takes a line back when the guest is done with it, and says so here. Nobody listens: the line has to be let go all
-    /// the same, and on Gunyah nobody could hear it either.
-    done: Option<EventFd>,
+    /// Of a level line.
+    ends: Option<Ends>,
 }
 
 impl Irqs {
@@ -36,14 +38,17 @@ impl Irqs {
         if self.bound.contains_key(&line.spi) {
             return Err(Error::invalid(OP, format!("interrupt line {} is bound already", line.spi)));
         }
-        let done = match line.trigger {
+        let ends = match line.trigger {
             Trigger::Edge => None,
-            Trigger::Level => Some(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(error::os(OP))?),
+            Trigger::Level => Some(Ends::new().map_err(error::os(OP))?),
         };
+        if ends.is_some() && self.levels.is_none() {
+            self.levels = Some(Levels::new().map_err(error::os(OP))?);
+        }
         let event = fd.try_clone().map_err(error::os(OP))?;
-        let bound = Bound { theirs: fd.as_raw_fd(), event, done };
+        let bound = Bound { theirs: fd.as_raw_fd(), event, ends };
         if self.started {
-            bound.connect(OP, vm, line.spi)?;
+            bound.connect(OP, vm, line.spi, self.levels.as_ref())?;
         }
         self.bound.insert(line.spi, bound);
         Ok(())
@@ -59,7 +64,14 @@ impl Irqs {
             }
         }
         if let (Some(bound), true) = (self.bound.remove(&line.spi), self.started) {
-            vm.unregister_irqfd(&bound.event, line.spi).map_err(error::ioctl(OP, "KVM_IRQFD"))?;
+            let event = match &bound.ends {
+                None => &bound.event,
+                Some(ends) => {
+                    self.levels.iter().for_each(|levels| levels.remove(line.spi));
+                    &ends.raise
+                }
+            };
+            vm.unregister_irqfd(event, line.spi).map_err(error::ioctl(OP, "KVM_IRQFD"))?;
         }
         Ok(())
     }
@@ -67,18 +79,21 @@ impl Irqs {
     /// The interrupt controller is there.
     pub(super) fn start(&mut self, op: &'static str, vm: &VmFd) -> Result<()> {
         self.started = true;
-        self.bound.iter().try_for_each(|(spi, bound)| bound.connect(op, vm, *spi))
+        self.bound.iter().try_for_each(|(spi, bound)| bound.connect(op, vm, *spi, self.levels.as_ref()))
     }
 }
 
 impl Bound {
-    fn connect(&self, op: &'static str, vm: &VmFd, gsi: u32) -> Result<()> {
+    fn connect(&self, op: &'static str, vm: &VmFd, spi: u32, levels: Option<&Levels>) -> Result<()> {
         // KVM would take a counter that is not 0 for a signal.
         sys::drain(&self.event);
-        match &self.done {
-            None => vm.register_irqfd(&self.event, gsi),
-            Some(done) => vm.register_irqfd_with_resample(&self.event, done, gsi),
+        match (&self.ends, levels) {
+            (Some(ends), Some(levels)) => {
+                vm.register_irqfd_with_resample(&ends.raise, &ends.done, spi)
+                    .map_err(error::ioctl(op, "KVM_IRQFD"))?;
+                levels.add(spi, &self.event, ends).map_err(error::os(op))
+            }
+            _ => vm.register_irqfd(&self.event, spi).map_err(error::ioctl(op, "KVM_IRQFD")),
         }
-        .map_err(error::ioctl(op, "KVM_IRQFD"))
     }
 }

@@ -28,6 +28,7 @@ mod error;
 mod ioevent;
 mod irq;
 mod kick;
+mod level;
 mod memory;
 mod reclaim;
 pub mod registers;

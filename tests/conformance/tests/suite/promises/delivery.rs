@@ -248,7 +248,7 @@ pub fn a_signal_on_an_edge_line_is_one_interrupt(hypervisor: &dyn Hypervisor, pr
 }
 
 pub fn a_signal_on_a_level_line_is_one_interrupt(hypervisor: &dyn Hypervisor, probe: &Probe) {
-    each_signal_is_one_interrupt(hypervisor, probe, IrqLine::level(8));
+    each_signal_is_one_interrupt(hypervisor, probe, IrqLine::level(11));
 }
 
 pub fn lines_do_not_get_into_each_others_way(hypervisor: &dyn Hypervisor, probe: &Probe) {
