@@ -15,6 +15,10 @@ use crate::promises::Promise;
 /// A promise that takes longer hangs.
 const WATCHDOG: Duration = Duration::from_secs(300);
 
+/// The node of memory that the fakes have reserved, where they have such nodes, and its size.
+pub const RESERVED: &str = "/dev/conformance-reserved";
+pub const RESERVED_SIZE: u64 = 16 << 20;
+
 /// A backend, and what it runs on.
 pub struct Target {
     name: String,
@@ -130,7 +134,8 @@ impl Target {
         };
         match &self.kind {
             Kind::FakeGunyah(kernel) => {
-                let fake = kernel.builder().guest(Guest::code()).build().unwrap();
+                let fake = kernel.builder().guest(Guest::code());
+                let fake = fake.cma_region(RESERVED, RESERVED_SIZE).build().unwrap();
                 fake.run(|handle| run(&Gunyah::open().unwrap(), Some(handle.clone()))).unwrap()
             }
             Kind::RealGunyah => run(&Gunyah::open().unwrap(), None),

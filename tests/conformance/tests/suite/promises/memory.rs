@@ -207,3 +207,56 @@ pub fn the_dirty_log_names_what_was_written(hypervisor: &dyn Hypervisor, probe: 
     let written = vm.dirty_log().map(|log| log.take(at));
     assert!(matches!(written, Some(Err(Error::WrongState { .. }))), "the VM has ended: {written:?}");
 }
+
+/// Pages that were taken back are new ones, filled with zeros, when the guest touches them again; others stay.
+pub fn reclaimed_pages_come_back_empty(hypervisor: &dyn Hypervisor, probe: &Probe) {
+    const GONE: u64 = RAM + 0x15_0000;
+    const KEPT: u64 = GONE + 0x1_0000;
+    let mut program = guest(hypervisor);
+    program.store_at(Width::Word, GONE, 0xdead).store_at(Width::Word, KEPT, 0xbeef);
+    program.mov(3, MAILBOX).load(Width::Word, 4, 3);
+    for place in [GONE, KEPT] {
+        program.mov(1, place).load(Width::Word, 2, 1).store(Width::Word, 2, 3);
+    }
+    // A new page is as good as the old one.
+    program.store_at(Width::Word, GONE, 7).mov(1, GONE).load(Width::Word, 2, 1).store(Width::Word, 2, 3);
+    program.power_off();
+    let rig = Rig::new(hypervisor, 1, &[], &program);
+    let vm = Arc::clone(&rig.vm);
+    let Some(reclaim) = vm.reclaim() else {
+        assert!(!vm.capabilities().has(Feature::Reclaim));
+        return probe.inapplicable("pages cannot be taken back");
+    };
+    let early = reclaim.pages(GuestAddress(GONE), 0x1_0000);
+    assert!(matches!(early, Err(Error::WrongState { .. })), "{early:?}");
+    let mut rig = rig.start();
+    for (addr, size) in [(GONE + 1, 0x1_0000), (GONE, 0), (GONE, 0x800), (RAM, RAM_SIZE * 2), (0, 0x1_0000)] {
+        let refused = reclaim.pages(GuestAddress(addr), size);
+        assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{addr:#x} {size:#x}: {refused:?}");
+    }
+    let io = Mailbox::new(|_, _| {
+        reclaim.pages(GuestAddress(GONE), 0x1_0000).unwrap();
+        0
+    });
+    rig.run_to_the_end(&io);
+    assert_eq!(io.stores(), [(MAILBOX, 4, 0), (MAILBOX, 4, 0xbeef), (MAILBOX, 4, 7)]);
+}
+
+/// A region larger than the host takes is refused; pieces of the size that it names are taken.
+pub fn regions_are_as_large_as_the_host_takes_them(hypervisor: &dyn Hypervisor, _: &Probe) {
+    const PIECE: u64 = 2 << 20;
+    let mut config = VmConfig::new(1);
+    config.largest_region = Some(PIECE + 1);
+    assert!(matches!(hypervisor.create_vm(&config), Err(Error::InvalidArgument { .. })));
+    config.largest_region = Some(PIECE);
+    let vm = rig::create_vm(hypervisor, config);
+    assert_eq!(vm.largest_region(), PIECE);
+    let sharing = if vm.config().kind.is_protected() { Sharing::Private } else { Sharing::Shared };
+    let refused = vm.allocate(GuestAddress(RAM), 2 * PIECE, sharing);
+    assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{refused:?}");
+    for number in 0..3 {
+        vm.allocate(GuestAddress(RAM + number * PIECE), PIECE, sharing).unwrap();
+    }
+    let vm = rig::create_vm(hypervisor, VmConfig::new(1));
+    assert!(vm.largest_region() >= 1 << 30, "nothing smaller was seen to be needed");
+}

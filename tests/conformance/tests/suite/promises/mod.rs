@@ -5,6 +5,7 @@ mod exits;
 mod interrupts;
 mod io;
 mod kicks;
+mod kinds;
 mod memory;
 mod phases;
 mod registers;
@@ -64,6 +65,11 @@ pub const ALL: &[Promise] = promises![
     memory::private_memory_is_out_of_reach,
     memory::memory_can_be_taken_back,
     memory::the_dirty_log_names_what_was_written,
+    memory::reclaimed_pages_come_back_empty,
+    memory::regions_are_as_large_as_the_host_takes_them,
+    kinds::a_trusted_vm_ends_at_its_start,
+    kinds::firmware_must_be_in_memory,
+    kinds::the_main_region_comes_from_reserved_memory,
     registers::registers_are_those_of_the_guest,
     teardown::nothing_is_left,
     teardown::vcpus_may_outlive_the_vm,
