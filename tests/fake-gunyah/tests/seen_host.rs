@@ -80,8 +80,9 @@ impl World {
     }
 
     /// The tree that the guest finds.
-    fn tree(&self) -> Vec<u8> {
-        (0..DTB_SIZE).map(|at| self.ram.read(DTB + at)).collect()
+    fn tree(&self) -> Tree {
+        let bytes: Vec<u8> = (0..DTB_SIZE).map(|at| self.ram.read(DTB + at)).collect();
+        Tree::read(&bytes)
     }
 }
 
@@ -91,6 +92,20 @@ impl Ram {
         assert!(offset < self.len);
         // SAFETY: inside the mapping.
         unsafe { self.addr.add(offset).read_volatile() }
+    }
+}
+
+impl Tree {
+    /// Whether there is a node at the path.
+    fn has(&self, path: &str) -> bool {
+        let mut parts = path.split('/').filter(|part| !part.is_empty());
+        parts.try_fold(self, |node, part| node.children.iter().find(|child| child.name == part)).is_some()
+    }
+
+    /// A property's bytes. It must be there.
+    fn get(&mut self, path: &str, name: &str) -> Vec<u8> {
+        let properties = &self.at(path).properties;
+        properties.iter().find(|(known, _)| known == name).unwrap_or_else(|| panic!("no {name}")).1.clone()
     }
 }
 
@@ -246,8 +261,10 @@ fn the_image_is_where_base_address_says() {
                 world.handle.notes()
             );
             assert_eq!(whole_run(vcpu), (base, base + DTB as u64));
-            let memory = node(&world.tree(), "memory");
-            assert_eq!(memory["reg"], [base.to_be_bytes(), (SIZE as u64).to_be_bytes()].concat());
+            assert_eq!(
+                world.tree().get("memory", "reg"),
+                [base.to_be_bytes(), (SIZE as u64).to_be_bytes()].concat()
+            );
         });
     }
 }
@@ -259,11 +276,14 @@ fn a_label_other_than_0_gets_a_buffer_over_the_guests_memory() {
             world.lend(label, RAM, &world.ram).unwrap();
             world.load(&good());
             world.vm.start().unwrap();
-            let buffer = find(&world.tree(), "reserved-memory/buffer@80000000");
-            assert_eq!(buffer.is_some(), label != 0);
-            if let Some(buffer) = buffer {
-                assert!(buffer["no-map"].is_empty());
-                assert_eq!(buffer["reg"], [RAM.to_be_bytes(), (SIZE as u64).to_be_bytes()].concat());
+            let (mut tree, buffer) = (world.tree(), "reserved-memory/buffer@80000000");
+            assert_eq!(tree.has(buffer), label != 0);
+            if label != 0 {
+                assert!(tree.get(buffer, "no-map").is_empty());
+                assert_eq!(
+                    tree.get(buffer, "reg"),
+                    [RAM.to_be_bytes(), (SIZE as u64).to_be_bytes()].concat()
+                );
             }
         });
     }
@@ -276,16 +296,16 @@ fn the_guests_tree() {
         |t| t.remove("memory"),
         |world, answer, _| {
             assert_eq!(answer, Ok(0));
-            let tree = world.tree();
-            assert_eq!(node(&tree, "memory")["device_type"], text("memory"));
+            let mut tree = world.tree();
+            assert_eq!(tree.get("memory", "device_type"), text("memory"));
+            assert_eq!(tree.get("memory", "reg"), [RAM.to_be_bytes(), (SIZE as u64).to_be_bytes()].concat());
+            let bell = "hypervisor/bell-21";
+            assert_eq!(tree.get(bell, "compatible"), text("qcom,gunyah-doorbell"));
             assert_eq!(
-                node(&tree, "memory")["reg"],
-                [RAM.to_be_bytes(), (SIZE as u64).to_be_bytes()].concat()
+                (tree.get(bell, "label"), tree.get(bell, "interrupts")),
+                (words(&[33]), words(&[0, 33, 4]))
             );
-            let bell = node(&tree, "hypervisor/bell-21");
-            assert_eq!(bell["compatible"], text("qcom,gunyah-doorbell"));
-            assert_eq!((&bell["label"], &bell["interrupts"]), (&words(&[33]), &words(&[0, 33, 4])));
-            assert_eq!(node(&tree, "chosen")["bootargs"], text("console=ttyS0"), "the rest is as it was");
+            assert_eq!(tree.get("chosen", "bootargs"), text("console=ttyS0"), "the rest is as it was");
         },
     );
 }
@@ -416,51 +436,4 @@ fn runs() {
             }
         }
     });
-}
-
-// --- a reader of the guest's tree, of this test's own ---
-
-type Properties = std::collections::HashMap<String, Vec<u8>>;
-
-fn node(blob: &[u8], path: &str) -> Properties {
-    find(blob, path).unwrap_or_else(|| panic!("no /{path}"))
-}
-
-fn find(blob: &[u8], path: &str) -> Option<Properties> {
-    let word = |at: usize| u32::from_be_bytes(blob[at..at + 4].try_into().unwrap());
-    let name = |at: usize| std::ffi::CStr::from_bytes_until_nul(&blob[at..]).unwrap().to_str().unwrap();
-    assert_eq!(word(0), 0xd00d_feed);
-    assert!(word(4) as usize <= blob.len());
-    let (mut at, strings) = (word(8) as usize, word(12) as usize);
-    let (mut open, mut found): (Vec<&str>, Option<Properties>) = (Vec::new(), None);
-    let mut here = false;
-    loop {
-        let token = word(at);
-        at += 4;
-        match token {
-            1 => {
-                open.push(name(at));
-                at = (at + open.last().unwrap().len() + 1).next_multiple_of(4);
-                here = open[1..].join("/") == path;
-                if here {
-                    assert!(found.is_none(), "/{path} is there twice");
-                    found = Some(Properties::new());
-                }
-            }
-            2 => {
-                open.pop();
-                here = false;
-            }
-            3 => {
-                let (len, key) = (word(at) as usize, word(at + 4) as usize);
-                if here {
-                    let value = blob[at + 8..at + 8 + len].to_vec();
-                    found.as_mut().unwrap().insert(name(strings + key).to_owned(), value);
-                }
-                at = (at + 8 + len).next_multiple_of(4);
-            }
-            9 => return found,
-            other => panic!("token {other:#x} at {at:#x}"),
-        }
-    }
 }

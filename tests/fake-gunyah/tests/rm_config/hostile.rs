@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fake_gunyah::rm::read_vm_config;
+use fake_gunyah::rm::{Parcel, Range, read_vm_config, write_overlay};
 
 use crate::tree::{blob, good, words};
 
@@ -113,7 +113,7 @@ impl Numbers {
 fn no_mutation_makes_it_panic() {
     let whole = good().blob();
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
-    let (mut good, mut bad) = (0, 0);
+    let (mut good, mut bad, mut written) = (0, 0, 0);
     for _ in 0..20_000 {
         let mut bytes = whole.clone();
         for _ in 0..=numbers.below(4) {
@@ -131,7 +131,19 @@ fn no_mutation_makes_it_panic() {
             }
         }
         match read_vm_config(&bytes) {
-            Ok(_) => good += 1,
+            Ok(vm) => {
+                good += 1;
+                bytes.resize(bytes.len() + 8192, 0);
+                let range = Range { address: numbers.below(1 << 40) as u64, size: 0x1000 };
+                let label = Some(numbers.below(2) as u32);
+                let image = Parcel { label, range, lent: true, image: true };
+                // What it writes is a tree again, with the node that it must not have had.
+                if let Ok(tree) = write_overlay(&bytes, &vm, &[image], None) {
+                    let again = read_vm_config(&tree).unwrap_err().why;
+                    assert!(again.contains("/hypervisor"), "{again}");
+                    written += 1;
+                }
+            }
             Err(error) => {
                 assert!(!error.why.is_empty());
                 bad += 1;
@@ -139,7 +151,7 @@ fn no_mutation_makes_it_panic() {
         }
     }
     // Both happen often, or the mutations test nothing.
-    assert!(good > 1000 && bad > 1000, "{good} good, {bad} bad");
+    assert!(good > 1000 && bad > 1000 && written > 1000, "{good} good, {written} written, {bad} bad");
 }
 
 /// Trees that would take for ever if any step were quadratic: two megabytes each. The limit is a watchdog, not a
@@ -164,6 +176,11 @@ fn large_trees_take_linear_time() {
     let mut many_bells = good();
     let bell = many_bells.at("gunyah-vm-config/vdevices/bell-0").clone();
     many_bells.at("gunyah-vm-config/vdevices").children.extend(std::iter::repeat_n(bell, 20_000));
-    assert_eq!(read_vm_config(&many_bells.buffer()).unwrap().doorbells.len(), 20_002);
+    let buffer = many_bells.buffer();
+    let vm = read_vm_config(&buffer).unwrap();
+    assert_eq!(vm.doorbells.len(), 20_002);
+    let range = Range { address: 0, size: 0x1000 };
+    let image = Parcel { label: Some(0), range, lent: true, image: true };
+    write_overlay(&buffer, &vm, &[image], None).unwrap();
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
 }

@@ -3,7 +3,7 @@
 //! The writer is the test's own: it also writes what a good writer refuses to.
 
 /// A node with its properties and children, in order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tree {
     pub(crate) name: String,
     pub(crate) properties: Vec<(String, Vec<u8>)>,
@@ -73,6 +73,41 @@ impl Tree {
         let properties = &mut self.at(path).properties;
         properties.retain(|(other, _)| other != name);
         properties.push((name.to_owned(), value));
+    }
+
+    /// The tree in a blob, which is trusted.
+    pub(crate) fn read(blob: &[u8]) -> Self {
+        let word = |at: usize| u32::from_be_bytes(blob[at..at + 4].try_into().unwrap());
+        let name = |at: usize| {
+            std::ffi::CStr::from_bytes_until_nul(&blob[at..]).unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!(word(0), 0xd00d_feed);
+        assert!(word(4) as usize <= blob.len());
+        let (mut at, strings) = (word(8) as usize, word(12) as usize);
+        let mut open = vec![Self::default()];
+        loop {
+            let token = word(at);
+            at += 4;
+            match token {
+                1 => {
+                    let node = Self::new(&name(at));
+                    at = (at + node.name.len() + 1).next_multiple_of(4);
+                    open.push(node);
+                }
+                2 => {
+                    let node = open.pop().unwrap();
+                    open.last_mut().unwrap().children.push(node);
+                }
+                3 => {
+                    let (len, key) = (word(at) as usize, word(at + 4) as usize);
+                    let value = blob[at + 8..at + 8 + len].to_vec();
+                    open.last_mut().unwrap().properties.push((name(strings + key), value));
+                    at = (at + 8 + len).next_multiple_of(4);
+                }
+                9 => return open.pop().unwrap().children.pop().unwrap(),
+                other => panic!("token {other:#x}"),
+            }
+        }
     }
 
     /// The tree as a blob of layout 17.
