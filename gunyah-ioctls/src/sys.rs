@@ -168,6 +168,26 @@ pub(crate) fn tgkill(tid: i32, signal: c_int) -> bool {
     answer == 0
 }
 
+const MEMBARRIER_PRIVATE_EXPEDITED: c_int = 1 << 3;
+const MEMBARRIER_REGISTER_PRIVATE_EXPEDITED: c_int = 1 << 4;
+
+/// Makes [`membarrier`] work for this process. Whether it does.
+pub(crate) fn register_membarrier() -> bool {
+    // SAFETY: numbers only.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_REGISTER_PRIVATE_EXPEDITED, 0_u32, 0) };
+    answer == 0
+}
+
+/// Has every running thread of this process execute a full memory barrier. Async-signal-safe; leaves errno alone.
+pub(crate) fn membarrier() -> bool {
+    let saved = errno();
+    // SAFETY: numbers only.
+    let answer = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_PRIVATE_EXPEDITED, 0_u32, 0) };
+    set_errno(saved);
+    answer == 0
+}
+
 /// A POSIX timer that signals one thread.
 #[derive(Debug)]
 pub(crate) struct ThreadTimer {

@@ -131,7 +131,7 @@ impl VcpuFd {
             return Ok(VcpuExit::Interrupted);
         }
         let ran = sys::vcpu_run(self.fd.as_fd());
-        self.shared.leave(answering);
+        self.shared.leave();
         let reason = self.shared.page.exit_reason();
         match ran {
             Ok(()) => {}
@@ -274,7 +274,7 @@ impl VcpuFd {
                 return Ok(VcpuExit::Interrupted);
             }
             let ran = sys::vcpu_run(self.fd.as_fd());
-            self.shared.leave(false);
+            self.shared.leave();
             let reason = self.shared.page.exit_reason();
             return match (ran, reason) {
                 (Err(libc::EBUSY), _) => continue,

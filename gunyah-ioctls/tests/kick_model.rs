@@ -13,6 +13,19 @@ mod atomic {
     pub(crate) use loom::sync::atomic::{AtomicU32, Ordering};
 }
 
+/// What `membarrier` makes of the production pair.
+mod fence {
+    use loom::sync::atomic::{Ordering, fence};
+
+    pub(crate) fn light() {
+        fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn heavy() {
+        fence(Ordering::SeqCst);
+    }
+}
+
 #[path = "../src/kick/state.rs"]
 mod state;
 
@@ -41,6 +54,8 @@ struct Vcpu {
     /// The timer is armed. It fires later than any entry takes, so it never hits the entry of this run.
     timer: AtomicBool,
     kicks: AtomicUsize,
+    /// The thread is doing something else, where a signal would disturb it.
+    outside: AtomicBool,
 }
 
 impl Vcpu {
@@ -51,6 +66,7 @@ impl Vcpu {
             signal: AtomicBool::new(false),
             timer: AtomicBool::new(false),
             kicks: AtomicUsize::new(0),
+            outside: AtomicBool::new(false),
         })
     }
 
@@ -58,22 +74,31 @@ impl Vcpu {
     fn run(&self, answering: bool, guest: Guest) -> Ran {
         self.immediate_exit.store(false, Ordering::Relaxed);
         if !self.state.enter(answering) {
+            self.leave();
+            self.state.take();
             return Ran::Interrupted;
         }
         let exited = self.kernel(answering, guest);
-        if !self.state.leave(answering) {
-            while self.state.kicker_acts() {
-                thread::yield_now();
-            }
-            self.timer.store(false, Ordering::Relaxed);
-            self.signal.store(false, Ordering::Relaxed);
-            self.immediate_exit.store(false, Ordering::Relaxed);
-        }
+        self.leave();
         if exited {
             return Ran::Exit;
         }
         self.state.take();
         Ran::Interrupted
+    }
+
+    fn leave(&self) {
+        if self.state.leave() {
+            return;
+        }
+        while self.state.kicker_acts() {
+            thread::yield_now();
+        }
+        if self.state.take_acted() {
+            self.timer.store(false, Ordering::Relaxed);
+            self.signal.store(false, Ordering::Relaxed);
+            self.immediate_exit.store(false, Ordering::Relaxed);
+        }
     }
 
     /// `VCPU_RUN`; whether the guest exited.
@@ -104,6 +129,7 @@ impl Vcpu {
             }
             Act::Later => self.timer.store(true, Ordering::SeqCst),
         }
+        assert!(!self.outside.load(Ordering::SeqCst), "a signal to a thread that is not in `run`");
         self.state.acted();
     }
 }
@@ -171,11 +197,27 @@ fn two_kickers_are_one_or_two_kicks() {
         let vcpu = Vcpu::new();
         let kickers = [kicker(&vcpu), kicker(&vcpu)];
         assert_eq!(vcpu.run(false, Guest::Sleeps), Ran::Interrupted);
+        let seen = vcpu.kicks.load(Ordering::Relaxed);
         for kicker in kickers {
             kicker.join().unwrap();
         }
         // At most one is left; after it, none.
-        vcpu.run(true, Guest::Exits);
+        if vcpu.run(true, Guest::Exits) == Ran::Exit {
+            assert_eq!(seen, 2, "a kick was reported without what its kicker did before");
+        }
         assert_eq!(vcpu.run(true, Guest::Exits), Ran::Exit);
     });
+}
+
+#[test]
+fn nobody_acts_on_a_vcpu_that_is_outside() {
+    for answering in [false, true] {
+        model(3, move || {
+            let vcpu = Vcpu::new();
+            let kicker = kicker(&vcpu);
+            vcpu.run(answering, Guest::Exits);
+            vcpu.outside.store(true, Ordering::SeqCst);
+            kicker.join().unwrap();
+        });
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::run_page::RunPage;
 use crate::sys;
 
+mod fence;
 pub(crate) mod signal;
 mod state;
 mod thread;
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(page: RunPage) -> Self {
+        fence::prepare();
         Self {
             page,
             state: KickState::new(),
@@ -65,16 +67,23 @@ impl Shared {
         // A teardown of the vCPU in the kernel sets this, too, so it is not only ours to clear.
         self.page.clear_immediate_exit();
         if !self.state.enter(answering) {
-            return false;
+            return self.back_out();
         }
         self.page.clear_exit_reason();
         true
     }
 
+    #[cold]
+    fn back_out(&self) -> bool {
+        self.leave();
+        self.state.take();
+        false
+    }
+
     /// vCPU thread: back from the kernel. After this no signal of a kick is on its way.
     #[inline]
-    pub(crate) fn leave(&self, answering: bool) {
-        if !self.state.leave(answering) {
+    pub(crate) fn leave(&self) {
+        if !self.state.leave() {
             self.settle();
         }
     }
@@ -92,6 +101,9 @@ impl Shared {
                 // A kicker of lower real-time priority on the same CPU only gets on while this thread sleeps.
                 _ => std::thread::sleep(Duration::from_micros(50)),
             }
+        }
+        if !self.state.take_acted() {
+            return;
         }
         if self.timer_armed.swap(false, Ordering::Relaxed) {
             sys::set_timer(self.timer.load(Ordering::Relaxed), 0);
@@ -170,7 +182,8 @@ impl KickHandle {
 
     /// Ends the current or the next `run`.
     ///
-    /// Async-signal-safe: no lock, no allocation, errno is left alone. Cheap when nothing has to be done.
+    /// Async-signal-safe: no lock, no allocation, errno is left alone. Costs a system call (`membarrier`), and another one when the
+    /// vCPU is inside `run`; nothing but an atomic access while an earlier kick is not reported yet.
     pub fn kick(&self) {
         self.0.kick();
     }
