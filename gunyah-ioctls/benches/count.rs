@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
-use interposed::{Bare, LOADS, bare_step, gunyah_step, gunyah_vcpu, kvm_step, kvm_vcpu};
+use interposed::{Bare, LOADS, bare_step, gunyah_step, gunyah_vcpus, kvm_step, kvm_vcpus};
 
 const SUBJECTS: [&str; 3] = ["bare loop", "gunyah-ioctls", "kvm-ioctls"];
 const ROUNDS: u64 = 20_000;
@@ -22,12 +22,12 @@ fn work(subject: &str, rounds: u64) {
             (0..rounds).for_each(|_| _ = black_box(bare_step(&mut bare)));
         }
         "gunyah-ioctls" => {
-            let (_vm, mut vcpu) = gunyah_vcpu();
-            (0..rounds).for_each(|_| _ = black_box(gunyah_step(&mut vcpu)));
+            let (_vm, mut all) = gunyah_vcpus(1);
+            (0..rounds).for_each(|_| _ = black_box(gunyah_step(&mut all[0])));
         }
         _ => {
-            let (_vm, mut vcpu) = kvm_vcpu();
-            (0..rounds).for_each(|_| _ = black_box(kvm_step(&mut vcpu)));
+            let (_vm, mut all) = kvm_vcpus(1);
+            (0..rounds).for_each(|_| _ = black_box(kvm_step(&mut all[0])));
         }
     }
 }

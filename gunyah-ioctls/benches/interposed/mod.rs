@@ -11,8 +11,8 @@ use gunyah_ioctls::{Gunyah, VcpuFd, VmFd};
 /// The guest's next accesses are loads; else stores.
 pub(crate) static LOADS: AtomicU32 = AtomicU32::new(0);
 
-static GUNYAH_PAGE: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
-static KVM_PAGE: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
+/// The memory behind each file descriptor.
+static PAGES: [AtomicPtr<u8>; 1024] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 1024];
 
 const GH_CREATE_VM: u32 = 0x4700;
 const GH_SET_USER_MEM_REGION: u32 = 0x4020_4701;
@@ -28,19 +28,17 @@ const KVM_CREATE_VCPU: u32 = 0xae41;
 const KVM_RUN: u32 = 0xae80;
 const KVM_EXIT_MMIO: u32 = 6;
 
-const PAGES: usize = 3 * 4096;
+const SIZE: usize = 3 * 4096;
 
 /// Found by the linker before the C library's.
 #[unsafe(no_mangle)]
 extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: c_ulong) -> c_int {
     match request as u32 {
-        GH_VCPU_RUN => gunyah_exit(GUNYAH_PAGE.load(Ordering::Relaxed)),
-        KVM_RUN => kvm_exit(KVM_PAGE.load(Ordering::Relaxed)),
-        GH_CREATE_VM | KVM_CREATE_VM => memfd(&AtomicPtr::new(std::ptr::null_mut())),
-        GH_ADD_FUNCTION => memfd(&GUNYAH_PAGE),
-        KVM_CREATE_VCPU => memfd(&KVM_PAGE),
+        GH_VCPU_RUN => gunyah_exit(PAGES[fd as usize].load(Ordering::Relaxed)),
+        KVM_RUN => kvm_exit(PAGES[fd as usize].load(Ordering::Relaxed)),
+        GH_CREATE_VM | KVM_CREATE_VM | GH_ADD_FUNCTION | KVM_CREATE_VCPU => memfd(),
         GH_VCPU_MMAP_SIZE => 4096,
-        KVM_GET_VCPU_MMAP_SIZE => PAGES as c_int,
+        KVM_GET_VCPU_MMAP_SIZE => SIZE as c_int,
         KVM_GET_API_VERSION => 12,
         GH_REMOVE_FUNCTION | KVM_CHECK_EXTENSION => 0,
         GH_SET_USER_MEM_REGION => fail(libc::EFAULT),
@@ -57,16 +55,16 @@ fn fail(errno: c_int) -> c_int {
     -1
 }
 
-/// A new file descriptor, and its memory in `page`.
-fn memfd(page: &AtomicPtr<u8>) -> c_int {
+/// A new file descriptor with memory behind it.
+fn memfd() -> c_int {
     // SAFETY: a new file, sized, mapped where the kernel likes. The mapping stays for good.
     unsafe {
         let fd = libc::memfd_create(c"interposed".as_ptr(), libc::MFD_CLOEXEC);
-        assert!(fd >= 0 && libc::ftruncate(fd, PAGES as libc::off_t) == 0);
+        assert!(fd >= 0 && libc::ftruncate(fd, SIZE as libc::off_t) == 0);
         let prot = libc::PROT_READ | libc::PROT_WRITE;
-        let start = libc::mmap(std::ptr::null_mut(), PAGES, prot, libc::MAP_SHARED, fd, 0);
+        let start = libc::mmap(std::ptr::null_mut(), SIZE, prot, libc::MAP_SHARED, fd, 0);
         assert_ne!(start, libc::MAP_FAILED);
-        page.store(start.cast(), Ordering::Relaxed);
+        PAGES[fd as usize].store(start.cast(), Ordering::Relaxed);
         fd
     }
 }
@@ -95,50 +93,54 @@ fn kvm_exit(page: *mut u8) -> c_int {
 }
 
 fn device() -> OwnedFd {
-    let fd = memfd(&AtomicPtr::new(std::ptr::null_mut()));
     // SAFETY: a fresh descriptor.
-    unsafe { OwnedFd::from_raw_fd(fd) }
+    unsafe { OwnedFd::from_raw_fd(memfd()) }
 }
 
-pub(crate) fn gunyah_vcpu() -> (VmFd, VcpuFd) {
+/// A VM with so many vCPUs.
+pub(crate) fn gunyah_vcpus(count: usize) -> (VmFd, Vec<VcpuFd>) {
     let vm = Gunyah::from(device()).create_vm().unwrap();
-    let vcpu = vm.add_vcpu(0).unwrap();
-    (vm, vcpu)
+    let vcpus = (0..count).map(|id| vm.add_vcpu(id as u32).unwrap()).collect();
+    (vm, vcpus)
 }
 
-pub(crate) fn kvm_vcpu() -> (kvm_ioctls::VmFd, kvm_ioctls::VcpuFd) {
+/// The same of kvm-ioctls.
+pub(crate) fn kvm_vcpus(count: usize) -> (kvm_ioctls::VmFd, Vec<kvm_ioctls::VcpuFd>) {
     use std::os::fd::IntoRawFd;
     // SAFETY: the descriptor is ours to give.
     let kvm = unsafe { kvm_ioctls::Kvm::from_raw_fd(device().into_raw_fd()) };
     let vm = kvm.create_vm().unwrap();
-    let vcpu = vm.create_vcpu(0).unwrap();
-    (vm, vcpu)
+    let vcpus = (0..count).map(|id| vm.create_vcpu(id as u64).unwrap()).collect();
+    (vm, vcpus)
 }
 
 /// The least that any VMM has to do: the call, and a look at what came.
 #[derive(Debug)]
-pub(crate) struct Bare(*mut u8);
+pub(crate) struct Bare {
+    fd: c_int,
+    page: *mut u8,
+}
 
 impl Bare {
     pub(crate) fn new() -> Self {
-        memfd(&GUNYAH_PAGE);
-        Self(GUNYAH_PAGE.load(Ordering::Relaxed))
+        let fd = memfd();
+        Self { fd, page: PAGES[fd as usize].load(Ordering::Relaxed) }
     }
 
     fn get<T>(&self, offset: usize) -> T {
         // SAFETY: in the page, aligned, a plain integer.
-        unsafe { self.0.add(offset).cast::<T>().read_volatile() }
+        unsafe { self.page.add(offset).cast::<T>().read_volatile() }
     }
 
     pub(crate) fn run(&mut self) -> (u64, u64, u32, u8) {
         // SAFETY: the interposed call.
-        let answer = unsafe { libc::ioctl(3, GH_VCPU_RUN as libc::Ioctl, 0 as c_ulong) };
+        let answer = unsafe { libc::ioctl(self.fd, GH_VCPU_RUN as libc::Ioctl, 0 as c_ulong) };
         assert!(answer == 0 && self.get::<u32>(8) == 1);
         (self.get(16), self.get(24), self.get(32), self.get(36))
     }
 
     pub(crate) fn answer(&mut self, value: u32) {
-        put(self.0, 24, u64::from(value));
+        put(self.page, 24, u64::from(value));
     }
 }
 
