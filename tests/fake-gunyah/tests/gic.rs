@@ -251,6 +251,8 @@ fn the_binary_point_says_who_may_interrupt() {
         // BPR0 counts from one bit lower, and is BPR1 when CBPR says so.
         (IccRegister::Bpr0, 4, 1, true),
         (IccRegister::Bpr0, 5, 1, false),
+        // Nothing is left that could be compared.
+        (IccRegister::Bpr0, 7, 1, false),
     ] {
         let guest = Guest::ready(1);
         guest.icc(0, IccRegister::Ctlr, ctlr);

@@ -43,6 +43,7 @@ pub(super) fn data_abort(addr: u64, status: u32, write: bool) -> Trap {
 }
 
 /// Enters the guest's exception vector, or gives the fault if it never set any.
+#[cold]
 pub(super) fn take(cpu: &mut Cpu, word: u32, esr: u64, far: Option<u64>, return_to: u64) -> Option<Stop> {
     let Some(vbar) = cpu.system.vbar else {
         let kind = FaultKind::NoVectors { esr, far: far.unwrap_or(0) };
@@ -68,6 +69,7 @@ fn enter(cpu: &mut Cpu, vector: u64, return_to: u64) {
 }
 
 /// Before an instruction: takes an interrupt if one is signalled and not masked.
+#[inline(never)]
 pub(super) fn interrupt<B: Bus + ?Sized>(cpu: &mut Cpu, bus: &mut B) -> Option<Stop> {
     if cpu.daif & (MASK_IRQ | MASK_FIQ) == MASK_IRQ | MASK_FIQ {
         return None;

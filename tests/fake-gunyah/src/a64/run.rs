@@ -33,49 +33,77 @@ impl Cpu {
             if let Some(stop) = exception::interrupt(self, bus) {
                 return Some(stop);
             }
-            while left > 0 {
-                left -= 1;
-                match self.step(bus) {
-                    Step::Next => {}
-                    Step::Look => break,
-                    Step::Stop(stop) => return Some(stop),
-                }
+            match self.run_to_a_look(bus, left) {
+                Ok(rest) => left = rest,
+                Err(stop) => return Some(stop),
             }
         }
         None
     }
 
-    fn step<B: Bus + ?Sized>(&mut self, bus: &mut B) -> Step {
+    /// Executes instructions until one may have let an interrupt in; says how many are left then.
+    fn run_to_a_look<B: Bus + ?Sized>(&mut self, bus: &mut B, instructions: u32) -> Result<u32, Stop> {
+        // What is not the rule is kept out of the way: this loop is what the interpreter's speed hangs on.
+        for left in (0..instructions).rev() {
+            let pc = self.pc;
+            let fetched = if pc & 3 == 0 { bus.fetch(pc) } else { Err(RamAccess::Denied) };
+            let step = match fetched {
+                Ok(word) => {
+                    self.next_pc = pc.wrapping_add(4);
+                    match execute(self, bus, word) {
+                        Ok(()) => {
+                            self.pc = self.next_pc;
+                            continue;
+                        }
+                        Err(trap) => self.trapped(word, trap),
+                    }
+                }
+                Err(access) => self.not_fetched(access),
+            };
+            match step {
+                Step::Next => {}
+                Step::Look => return Ok(left),
+                Step::Stop(stop) => return Err(stop),
+            }
+        }
+        Ok(0)
+    }
+
+    /// There is no instruction, and what memory said.
+    #[cold]
+    #[inline(never)]
+    fn not_fetched(&mut self, access: RamAccess) -> Step {
         let pc = self.pc;
         if pc & 3 != 0 {
             return exception::take(self, 0, syndrome(PC_ALIGNMENT, 0), Some(pc), pc).into();
         }
-        let word = match bus.fetch(pc) {
-            Ok(word) => word,
-            Err(RamAccess::NotMapped) => return Step::Stop(Stop::PageFault { addr: pc, write: false }),
-            Err(_) => {
+        match access {
+            RamAccess::NotMapped => Step::Stop(Stop::PageFault { addr: pc, write: false }),
+            _ => {
                 let esr = syndrome(INSTRUCTION_ABORT, EXTERNAL_ABORT);
-                return exception::take(self, 0, esr, Some(pc), pc).into();
+                exception::take(self, 0, esr, Some(pc), pc).into()
             }
-        };
+        }
+    }
+
+    /// What becomes of an instruction that did not simply end.
+    #[cold]
+    #[inline(never)]
+    fn trapped(&mut self, word: u32, trap: Trap) -> Step {
+        let pc = self.pc;
         let next = pc.wrapping_add(4);
-        self.next_pc = next;
-        match execute(self, bus, word) {
-            Ok(()) => {
-                self.pc = self.next_pc;
-                Step::Next
-            }
-            Err(Trap::Look) => {
+        match trap {
+            Trap::Look => {
                 self.pc = self.next_pc;
                 Step::Look
             }
-            Err(Trap::After(stop)) => {
+            Trap::After(stop) => {
                 self.pc = next;
                 Step::Stop(stop)
             }
-            Err(Trap::At(stop)) => Step::Stop(stop),
-            Err(Trap::Fault(kind)) => Step::Stop(Stop::Fault(Fault { pc, word, kind })),
-            Err(Trap::Exception { esr, far, next: after }) => {
+            Trap::At(stop) => Step::Stop(stop),
+            Trap::Fault(kind) => Step::Stop(Stop::Fault(Fault { pc, word, kind })),
+            Trap::Exception { esr, far, next: after } => {
                 exception::take(self, word, esr, far, if after { next } else { pc }).into()
             }
         }

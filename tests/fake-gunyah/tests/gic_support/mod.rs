@@ -46,10 +46,10 @@ pub fn expected(gic: &Gic, cpu: u32, affinity: u64, now: u64) -> Option<(u32, bo
     let (priority, intid, one) = best?;
     // The lowest set bit of the active priorities says what runs.
     let active = icc(IccRegister::Ap0r0) | icc(IccRegister::Ap1r0);
-    let running = (0..32).find(|level| active >> level & 1 == 1).map_or(0xff, |level| level * 8);
+    let running = (0..32).find(|level| active >> level & 1 == 1).map(|level| level * 8);
     let shared = icc(IccRegister::Ctlr) & 1 == 1;
     // The bits that do not count for preemption: below BPR in group 1, BPR and below in group 0.
     let fraction = if one && !shared { icc(IccRegister::Bpr1) } else { icc(IccRegister::Bpr0) + 1 };
-    let grouped = u64::from(priority) >> fraction << fraction;
-    (u64::from(priority) < icc(IccRegister::Pmr) && grouped < running).then_some((intid, one))
+    let preempts = running.is_none_or(|running: u64| u64::from(priority) >> fraction < running >> fraction);
+    (u64::from(priority) < icc(IccRegister::Pmr) && preempts).then_some((intid, one))
 }

@@ -81,27 +81,32 @@ impl CpuInterface {
         }
     }
 
-    /// The part of a priority that decides whether an interrupt may interrupt another.
-    fn group_priority(&self, candidate: Candidate) -> u8 {
-        let one = candidate.group == Group::One && self.ctlr & CTLR_CBPR == 0;
+    /// The part of a priority that decides whether an interrupt of this group may interrupt another.
+    fn preemption_mask(&self, group: Group) -> u8 {
+        let one = group == Group::One && self.ctlr & CTLR_CBPR == 0;
         // BPR1 counts from one bit further up.
         let below = if one { of(&self.bpr, Group::One) } else { of(&self.bpr, Group::Zero) + 1 };
-        candidate.priority & u8::MAX.checked_shl(u32::from(below)).unwrap_or(0)
+        u8::MAX.checked_shl(u32::from(below)).unwrap_or(0)
+    }
+
+    /// Whether the interrupt is more urgent than what runs, if anything does.
+    fn preempts(&self, candidate: Candidate) -> bool {
+        let mask = self.preemption_mask(candidate.group);
+        self.active == [0; 2] || candidate.priority & mask < self.running() & mask
     }
 
     /// The interrupt that it signals to its CPU.
     pub(super) fn signalled(&self) -> Option<Candidate> {
         self.highest.filter(|candidate| {
-            self.enables(candidate.group)
-                && candidate.priority < self.pmr
-                && self.group_priority(*candidate) < self.running()
+            self.enables(candidate.group) && candidate.priority < self.pmr && self.preempts(*candidate)
         })
     }
 
     /// Takes the signalled interrupt, if it is of this group: its number. The caller makes it active.
     pub(super) fn acknowledge(&mut self, group: Group) -> Option<u32> {
         let candidate = self.signalled().filter(|candidate| candidate.group == group)?;
-        *of_mut(&mut self.active, group) |= 1 << (self.group_priority(candidate) >> 3);
+        let level = (candidate.priority & self.preemption_mask(group)) >> 3;
+        *of_mut(&mut self.active, group) |= 1 << level;
         Some(candidate.intid)
     }
 
