@@ -3,13 +3,14 @@
 
 mod a64_support;
 
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use a64_support::{GICD, GICR, RAM_BASE, VecRam, Vm};
+use a64_support::{GICD, GICR, RAM_BASE, VecRam, Vm, gic};
 use conformance::asm::{Program, SystemRegister, Width, psci};
 use conformance::interrupts::{self, Gic, SPI, VIRTUAL_TIMER, mailbox};
 use fake_gunyah::hyp::machine::Machine;
-use fake_gunyah::hyp::{VcpuRunResp, state};
+use fake_gunyah::hyp::{VcpuRunResp, VmEvents, state};
 
 const MAILBOX: u64 = 0x1000_3000;
 const DEVICE: u64 = 0x1000_4000;
@@ -314,4 +315,106 @@ fn a_cpu_that_comes_back_has_its_interface_closed() {
         assert_eq!(vm.run(1, 0), shows(16, 1 << 7), "the timer's IRQ is pending");
         assert_eq!(vm.run(1, 0).state, state::POWERED_OFF);
     }
+}
+
+/// A driver that sleeps when it is told to, and only wakes when it is told to.
+#[derive(Default)]
+struct Sleepers {
+    /// Wake-ups by vCPU, and whether the VM has ended.
+    state: Mutex<(Vec<u32>, bool)>,
+    changed: Condvar,
+}
+
+impl VmEvents for Sleepers {
+    fn wake(&self, id: u32) {
+        self.state.lock().unwrap().0.push(id);
+        self.changed.notify_all();
+    }
+
+    fn vm_exited(&self, _exit_type: u16, _reason: &[u8]) {
+        self.state.lock().unwrap().1 = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Sleepers {
+    /// Sleeps until vCPU `id` is woken. False: the VM has ended.
+    fn sleep(&self, id: u32) -> bool {
+        let state = self.state.lock().unwrap();
+        let (mut state, timeout) = self
+            .changed
+            .wait_timeout_while(state, Duration::from_secs(60), |(woken, ended)| {
+                !*ended && !woken.contains(&id)
+            })
+            .unwrap();
+        assert!(!timeout.timed_out(), "vCPU {id} sleeps for ever");
+        state.0.retain(|woken| *woken != id);
+        !state.1
+    }
+}
+
+/// Two CPUs pass an SGI to and fro, each sleeping until it comes; timers of all lengths and signals of the host come in
+/// between. A wake-up that is lost ends the test.
+#[test]
+fn no_wake_up_is_lost() {
+    const PASSES: u64 = 3000;
+    const PASS: u32 = 3;
+    let mut program = Program::new();
+    let (start, secondary) = (program.label(), program.label());
+    program.branch(start);
+    let vectors = interrupts::vectors(&mut program, |program| {
+        let (other, done, first) = (program.label(), program.label(), program.label());
+        // A timer's or the host's: stop the timer. The SGI: set it, and pass on.
+        program.sub(17, 16, PASS).branch_if(17, other);
+        program.mov(17, 0x3fff).and(17, 21, 17).write_register(SystemRegister::CNTV_TVAL_EL0, 17);
+        program.mov(17, 1).write_register(SystemRegister::CNTV_CTL_EL0, 17);
+        program.mov(17, 40503).add_register(21, 21, 17).cpu_number(17).branch_unless(17, first);
+        interrupts::send_sgi(program, 0, PASS);
+        program.branch(done).place(first);
+        program.sub(19, 19, 1);
+        let again = program.label();
+        program.branch_if(19, again).power_off().place(again);
+        interrupts::send_sgi(program, 1, PASS);
+        program.branch(done).place(other);
+        program.write_register(SystemRegister::CNTV_CTL_EL0, 31);
+        program.place(done);
+    });
+    program.place(start);
+    interrupts::enter(&mut program, vectors, RAM_BASE + 0x8000);
+    GIC.set_up_distributor(&mut program);
+    GIC.set_up_cpu(&mut program, 1 << VIRTUAL_TIMER | 1 << PASS);
+    GIC.enable(&mut program, SPI, true);
+    program.mov(19, PASSES).mov(21, 0);
+    program.mov(1, 1).address(2, secondary).mov(3, 0).psci(psci::CPU_ON);
+    interrupts::serve(&mut program);
+    program.place(secondary);
+    interrupts::enter(&mut program, vectors, RAM_BASE + 0x8000);
+    GIC.set_up_cpu(&mut program, 1 << VIRTUAL_TIMER | 1 << PASS);
+    program.mov(21, 7);
+    interrupts::send_sgi(&mut program, 0, PASS);
+    interrupts::serve(&mut program);
+
+    let ram = VecRam::new(RAM_BASE, 1 << 20, &program.bytes());
+    let events = Arc::new(Sleepers::default());
+    let machine = Machine::with_gic(ram, events.clone(), 2, Some(gic(2)));
+    machine.start(RAM_BASE, 0);
+    std::thread::scope(|scope| {
+        for id in 0..2 {
+            let (mut engine, events) = (machine.engine(id), &events);
+            scope.spawn(move || {
+                loop {
+                    match engine.vcpu_run([0; 3], &|| false).unwrap().state {
+                        state::EXPECTS_WAKEUP | state::POWERED_OFF if events.sleep(id) => {}
+                        state::EXPECTS_WAKEUP | state::POWERED_OFF => break,
+                        other => panic!("state {other}"),
+                    }
+                }
+            });
+        }
+        while !events.state.lock().unwrap().1 {
+            machine.raise(SPI);
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    });
+    assert!(machine.faults().is_empty(), "{:?}", machine.faults());
 }

@@ -1,16 +1,21 @@
-//! The interpreter: any words, any registers, any answers. It never panics, and it does the same twice.
+//! The interpreter: any words, any registers, any answers, with an interrupt controller. It never panics, and it does the
+//! same twice.
 #![no_main]
 
-use fake_gunyah::a64::{Bus, Cpu, RamAccess, Stop};
+use fake_gunyah::a64::{Bus, Cpu, IccRegister, Interrupts, RamAccess, Stop, Timer};
+use fake_gunyah::hyp::gic::{Gic, GicLayout};
 use libfuzzer_sys::fuzz_target;
 
 const RAM: u64 = 0x8000_0000;
 const SIZE: usize = 0x2000;
+/// The registers that hold values beside addresses can reach the frames, which lie behind RAM.
+const GIC: GicLayout =
+    GicLayout { distributor: RAM + 0x1_0000, redistributors: RAM + 0x2_0000, redistributors_size: 0x2_0000 };
 
-#[derive(Clone, PartialEq, Debug)]
 struct Memory {
     bytes: Vec<u8>,
     ticks: u64,
+    gic: Gic,
 }
 
 impl Memory {
@@ -77,6 +82,25 @@ impl Bus for Memory {
         self.ticks += 1;
         self.ticks
     }
+
+    fn interrupts(&mut self) -> Interrupts {
+        let now = self.counter();
+        drop(self.gic.look_at_clock(now));
+        self.gic.lines(0)
+    }
+
+    fn icc_read(&mut self, register: IccRegister) -> Option<u64> {
+        self.gic.icc_read(0, register, self.ticks)
+    }
+
+    fn icc_write(&mut self, register: IccRegister, value: u64) -> Option<()> {
+        self.gic.icc_write(0, register, value, self.ticks).map(|_| ())
+    }
+
+    fn set_timer(&mut self, timer: Timer, from: Option<u64>) -> bool {
+        drop(self.gic.set_timer(0, timer, from, self.ticks));
+        true
+    }
 }
 
 /// What can be seen of a CPU from outside, and the memory.
@@ -87,29 +111,45 @@ struct End {
     sp: u64,
     nzcv: u8,
     stops: Vec<Stop>,
-    memory: Memory,
+    bytes: Vec<u8>,
+    interrupts: Interrupts,
 }
 
 fn play(registers: &[u8], answers: &[u8], code: &[u8]) -> End {
     let mut cpu = Cpu::new(0);
     for (n, bytes) in registers.chunks_exact(8).enumerate() {
         let value = u64::from_le_bytes(bytes.try_into().unwrap());
-        // Half of them point into memory, or nothing would ever be loaded.
-        cpu.set_x(n as u32, if n % 2 == 0 { RAM + value % (2 * SIZE as u64) } else { value });
+        // Half of them point into memory or the frames, or nothing would ever be loaded.
+        let near = if value >> 63 == 0 {
+            RAM + value % (2 * SIZE as u64)
+        } else {
+            RAM + 0x1_0000 + value % 0x3_0000
+        };
+        cpu.set_x(n as u32, if n % 2 == 0 { near } else { value });
     }
     cpu.set_pc(RAM);
     cpu.set_sp(RAM + SIZE as u64 / 2);
-    let mut memory = Memory { bytes: vec![0; SIZE], ticks: 0 };
+    let mut memory = Memory { bytes: vec![0; SIZE], ticks: 0, gic: Gic::new(GIC, &[0]) };
     let len = code.len().min(SIZE);
     memory.bytes[..len].copy_from_slice(&code[..len]);
 
     let mut stops = Vec::new();
     let mut answers = answers.iter().copied().cycle();
-    for _ in 0..32 {
+    for _ in 0..96 {
         let Some(stop) = cpu.run(&mut memory, 128) else { break };
         let answer = answers.next().unwrap_or(0);
         stops.push(stop.clone());
+        // The host signals something now and then.
+        drop(memory.gic.raise(32 + u32::from(answer), memory.ticks));
         match stop {
+            Stop::MmioRead { addr, len } if memory.gic.read(addr, len, 0).is_some() => {
+                cpu.complete_mmio(memory.gic.read(addr, len, memory.ticks).unwrap_or(0));
+            }
+            Stop::MmioWrite { addr, len, value }
+                if memory.gic.write(addr, len, value, memory.ticks).is_some() =>
+            {
+                cpu.complete_mmio(0);
+            }
             Stop::MmioRead { addr, len } | Stop::MmioWrite { addr, len, .. } => {
                 assert!(matches!(len, 1 | 2 | 4 | 8));
                 assert!(cpu.mmio_pending());
@@ -131,7 +171,8 @@ fn play(registers: &[u8], answers: &[u8], code: &[u8]) -> End {
         sp: cpu.sp(),
         nzcv: cpu.nzcv(),
         stops,
-        memory,
+        interrupts: memory.gic.lines(0),
+        bytes: memory.bytes,
     }
 }
 
