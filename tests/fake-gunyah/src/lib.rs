@@ -48,7 +48,7 @@ mod transport;
 pub use errno::{Errno, UnknownErrno};
 pub use fake::{BadFault, Builder, Child, Error, Fake, Fault, Forwarder, Guest, Handle};
 pub use flavour::{Flavour, Host};
-pub use hyp::HypError;
 pub use hyp::script::{Answer, Script};
+pub use hyp::{Engine, HypError, NoEngine};
 pub use kernel::observer::{CallRecord, Target};
 pub use trace::request_name;

@@ -1,8 +1,9 @@
 //! Which hypervisor: the device, KVM, or the fake where there is no device. The only file that knows their names.
 
+use std::io;
 use std::path::Path;
 
-use fake_gunyah::{Fake, Guest};
+use fake_gunyah::{Engine, Fake, Guest};
 use vmm_adapter::gunyah::Gunyah;
 use vmm_adapter::{Backend, GuestArch, Hypervisor};
 
@@ -39,9 +40,11 @@ fn on(hypervisor: &dyn Hypervisor, options: &Options) -> Result<Outcome> {
 }
 
 fn on_fake(options: &Options, why: &str) -> Result<Outcome> {
-    eprintln!("microvm: {why} a fake Gunyah kernel in this process");
+    let engine = Engine::best();
+    eprintln!("microvm: {why} a fake Gunyah kernel in this process, and {engine} for the guest's code");
     let no_fake =
         |error| Error::new(format!("no fake of {} can be made here: {error}", Gunyah::DEFAULT_PATH));
-    let fake = Fake::builder().device(Gunyah::DEFAULT_PATH).guest(Guest::code()).build().map_err(no_fake)?;
+    let builder = Fake::builder().device(Gunyah::DEFAULT_PATH).guest(Guest::code_on_best());
+    let fake = builder.notices(io::stderr()).build().map_err(no_fake)?;
     fake.run(|_| on(&Gunyah::open()?, options)).map_err(no_fake)?
 }

@@ -7,7 +7,7 @@ use std::process::ExitStatus;
 
 use clap::Args;
 use fake_gunyah::flavour::FeatureName;
-use fake_gunyah::{Builder, Error, Fake, Fault, Flavour, Guest, Host};
+use fake_gunyah::{Builder, Engine, Error, Fake, Fault, Flavour, Guest, Host};
 
 use super::program::{self, FAILED};
 
@@ -50,6 +50,11 @@ pub(crate) struct Run {
     #[arg(long, value_name = "PATH", default_value = Fake::DEFAULT_DEVICE)]
     device: Vec<PathBuf>,
 
+    /// What executes the guest's code: KVM on arm64 hosts whose /dev/kvm can be used, or an interpreter, for small guests
+    /// only. auto takes KVM where it can, and where KVM cannot have a VM it says so and takes the interpreter.
+    #[arg(long, value_enum, default_value_t = EngineChoice::Auto, value_name = "ENGINE")]
+    engine: EngineChoice,
+
     /// Print each call with its arguments and its result to standard error.
     #[arg(long)]
     trace: bool,
@@ -61,6 +66,26 @@ pub(crate) struct Run {
     /// The program and its arguments.
     #[arg(required = true, last = true, value_name = "PROGRAM ARGS")]
     command: Vec<std::ffi::OsString>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum EngineChoice {
+    Auto,
+    Kvm,
+    Interpreter,
+}
+
+impl EngineChoice {
+    fn guest(self) -> Result<Guest, (u8, String)> {
+        match self {
+            Self::Auto => Ok(Guest::code_on_best()),
+            Self::Kvm => {
+                let usable = Engine::Kvm.check();
+                usable.map(|()| Guest::code_on(Engine::Kvm)).map_err(|why| (FAILED, why.to_string()))
+            }
+            Self::Interpreter => Ok(Guest::code()),
+        }
+    }
 }
 
 fn after_help() -> String {
@@ -84,6 +109,7 @@ Examples:
   fake-gunyah run -- ./my-vmm --kernel Image
   fake-gunyah run --trace -- ./my-vmm --kernel Image
   fake-gunyah run --flavour android16 --device /dev/qgunyah -- cargo test
+  fake-gunyah run --engine kvm -- ./my-vmm --kernel Image
   fake-gunyah run --host open-2023 -- ./my-vmm
   fake-gunyah run --flavour v17 --with user-memory,lend --without rm-boot-context -- ./my-vmm
   fake-gunyah run --fault VM_START:ENODEV -- ./my-vmm
@@ -123,7 +149,8 @@ impl Run {
 
     /// Runs it: how the program ended, or the exit code and why there is none.
     pub(crate) fn run(self) -> Result<ExitStatus, (u8, String)> {
-        let mut builder = self.builder().guest(Guest::code()).record_calls(false);
+        let mut builder = self.builder().guest(self.engine.guest()?).record_calls(false);
+        builder = builder.notices(std::io::stderr());
         if self.trace {
             builder = builder.trace(std::io::stderr());
         }

@@ -97,7 +97,9 @@ impl Child {
     /// # Errors
     /// [`Error::Script`] if a script's expectation failed.
     pub fn wait(mut self) -> Result<ExitStatus, Error> {
-        let status = self.process.wait();
+        // Waiting for the process would also report it as stopped when this process stops one of its threads for a moment.
+        let ended = sys::wait_for_end(self.process.id());
+        let status = ended.map_err(Into::into).and_then(|()| self.process.wait());
         self.handle.end(&self.pool, GRACE);
         let failures = self.handle.failures();
         if !failures.is_empty() {

@@ -175,6 +175,13 @@ impl Faults {
         self.faults.iter().filter(due).flat_map(|fault| fault.effects.clone()).collect()
     }
 
+    /// A call that was counted is going to be made again.
+    pub(crate) fn forget(&self, request: u32) {
+        if let Some(count) = self.calls.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&request) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
     /// Whether a wake-up interrupt gets lost. It is counted.
     pub(crate) fn loses_wakeup(&self) -> bool {
         let number = self.wakeups.fetch_add(1, Ordering::Relaxed) + 1;

@@ -1,15 +1,16 @@
 //! The fake as a library: build one, run a closure in it, look at what happened.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::errno::Errno;
 use crate::flavour::{Differences, Flavour, Host};
+use crate::hyp::Engine;
 use crate::hyp::script::Script;
-use crate::kernel::guest::Guests;
-use crate::kernel::observer::Observer;
+use crate::kernel::guest::{Execution, Guests};
+use crate::kernel::observer::{Notices, Observer};
 use crate::kernel::{Hypervisor, Kernel, Settings};
 use crate::trace::Trace;
 use crate::transport::filter;
@@ -71,7 +72,7 @@ pub struct Guest(GuestKind);
 #[derive(Clone, Debug)]
 enum GuestKind {
     Scripts(Vec<Script>),
-    Code,
+    Code(Execution),
 }
 
 impl Guest {
@@ -81,7 +82,20 @@ impl Guest {
     /// The region's memory must stay mapped while the VM exists.
     #[must_use]
     pub fn code() -> Self {
-        Self(GuestKind::Code)
+        Self::code_on(Engine::Interpreter)
+    }
+
+    /// The same, on the engine of choice. Where it cannot be used ([`Engine::check`]), `VM_START` fails.
+    #[must_use]
+    pub fn code_on(engine: Engine) -> Self {
+        Self(GuestKind::Code(Execution { engine, or_interpreter: false }))
+    }
+
+    /// The same on the [best](Engine::best) engine of this host. Where KVM refuses a VM, the interpreter runs it, and a
+    /// [notice](Builder::notices) says so.
+    #[must_use]
+    pub fn code_on_best() -> Self {
+        Self(GuestKind::Code(Execution { engine: Engine::best(), or_interpreter: true }))
     }
 
     /// A script for each vCPU id, from 0.
@@ -95,7 +109,6 @@ impl Guest {
 }
 
 /// Settings of a [`Fake`].
-#[derive(Debug)]
 pub struct Builder {
     flavour: Flavour,
     differences: Option<Differences>,
@@ -109,7 +122,18 @@ pub struct Builder {
     lost_wakeups: Vec<u64>,
     record: bool,
     trace: Option<Arc<Trace>>,
+    notices: Option<Notices>,
     killable: bool,
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder")
+            .field("flavour", &self.flavour)
+            .field("devices", &self.devices)
+            .field("guest", &self.guest)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Builder {
@@ -214,6 +238,14 @@ impl Builder {
         self
     }
 
+    /// Writes a line for what a user should know at once: that KVM refuses a VM, say. All of them are among
+    /// [`Handle::notes`], too.
+    #[must_use]
+    pub fn notices(mut self, out: impl std::io::Write + Send + 'static) -> Self {
+        self.notices = Some(Arc::new(Mutex::new(out)));
+        self
+    }
+
     /// Makes the fake.
     ///
     /// # Errors
@@ -235,12 +267,12 @@ impl Builder {
             cma_nodes: self.cma_nodes.clone(),
             guest: match &self.guest.0 {
                 GuestKind::Scripts(scripts) => Guests::Scripts(scripts.clone()),
-                GuestKind::Code => Guests::Code,
+                GuestKind::Code(execution) => Guests::Code(*execution),
             },
             memlock: self.memlock,
             start_failure: self.start_failure,
             faults: Faults::new(self.faults.clone(), self.lost_wakeups.clone()),
-            observer: Observer::new(self.record, self.trace.clone()),
+            observer: Observer::new(self.record, self.trace.clone(), self.notices.clone()),
         })
         .map_err(|errno| Error::Host { what: "inotify or epoll", errno })
     }
@@ -272,6 +304,7 @@ impl Fake {
             lost_wakeups: Vec::new(),
             record: true,
             trace: None,
+            notices: None,
             killable: true,
         }
     }

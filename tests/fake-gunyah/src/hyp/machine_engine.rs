@@ -7,7 +7,7 @@ use std::thread;
 use super::machine::{Machine, Power, Sleep};
 use super::machine_bus::MachineBus;
 use super::psci::{self, Outcome};
-use super::{HypError, VcpuEngine, VcpuRunResp, state};
+use super::{HypError, VcpuEngine, VcpuRunResp, resume, state};
 use crate::a64::{Cpu, Fault, FaultKind, Stop};
 
 /// How many instructions are executed between two looks at the host's wishes.
@@ -15,14 +15,6 @@ const SLICE: u32 = 512;
 
 const HVC: u32 = 0xd400_0002;
 const SMC: u32 = 0xd400_0003;
-
-/// Resume actions, in the second resume word: emulate the access, execute the instruction again, inject an abort. The
-/// first word is the data of a read that is emulated.
-mod resume {
-    pub(super) const EMULATE: u64 = 0;
-    pub(super) const RETRY: u64 = 1;
-    pub(super) const FAULT: u64 = 2;
-}
 
 pub(super) struct Engine {
     machine: Arc<Machine>,

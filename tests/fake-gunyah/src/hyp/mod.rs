@@ -1,12 +1,21 @@
 //! The hypervisor below the driver: what its `vcpu_run` call answers.
 
 mod alarm;
+mod engine;
 pub mod gic;
+#[cfg_attr(not(all(feature = "kvm", target_arch = "aarch64")), path = "kvm_absent.rs")]
+pub(crate) mod kvm;
 pub mod machine;
 mod machine_bus;
 mod machine_engine;
 mod psci;
 pub mod script;
+
+use std::sync::Arc;
+
+use crate::errno::Errno;
+
+pub use engine::{Engine, NoEngine};
 
 /// What one `vcpu_run` hypercall answers when it succeeds: a state and its three words of data.
 ///
@@ -40,6 +49,14 @@ pub mod state {
     pub const PAGE_FAULT: u64 = 7;
 }
 
+/// Resume actions, in the second resume word: emulate the access, execute the instruction again, inject an abort. The
+/// first word is the data of a read that is emulated.
+pub(crate) mod resume {
+    pub(crate) const EMULATE: u64 = 0;
+    pub(crate) const RETRY: u64 = 1;
+    pub(crate) const FAULT: u64 = 2;
+}
+
 /// A hypervisor error, by its meaning; the driver maps it to an errno.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +85,26 @@ pub trait VcpuEngine: Send {
     /// has work (a signal for the caller, say): a long-running engine asks now and then and answers
     /// [`state::READY`] when it is true, as a real vCPU does when a host interrupt arrives.
     fn vcpu_run(&mut self, resume: [u64; 3], preempt: &dyn Fn() -> bool) -> Result<VcpuRunResp, HypError>;
+
+    /// What calls the vCPU back from another thread, for an engine that does not ask `preempt` by itself while the guest runs.
+    /// Such an engine's `preempt` is true for a signal and for `immediate_exit`, not for the host's timer, and whoever
+    /// kicks has made it true before.
+    fn kicker(&self) -> Option<Arc<dyn Kicker>> {
+        None
+    }
+}
+
+/// Calls a vCPU out of its guest.
+pub trait Kicker: Send + Sync {
+    /// Ends the `vcpu_run` that is under way, or if there is none, nothing or the next one.
+    fn kick(&self);
+}
+
+/// What an engine that gets memory page by page may ask, too.
+pub(crate) trait Pager: VmEvents {
+    /// The guest touches a page that it has not got. When this is `Ok` it has.
+    #[cfg_attr(not(all(feature = "kvm", target_arch = "aarch64")), expect(dead_code, reason = "KVM's"))]
+    fn page_in(&self, ipa: u64, write: bool) -> Result<(), Errno>;
 }
 
 /// What an engine may ask of the rest of the VM, from any thread.

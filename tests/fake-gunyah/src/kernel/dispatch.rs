@@ -53,11 +53,25 @@ impl Kernel {
             call.reply(Reply::Continue);
             return;
         };
+        let here = {
+            let (kernel, object) = (Arc::clone(self), Arc::clone(&object));
+            move |call: &Call<'_>| kernel.serve(&object, call)
+        };
+        // `RUN` may want a certain thread.
+        let request = call.notif.args[1] as u32;
+        match &object.kind {
+            Kind::Vcpu(vcpu) if request == v11::GH_VCPU_RUN => vcpu.in_lane(call, Box::new(here)),
+            _ => here(call),
+        }
+    }
+
+    /// Serves an ioctl on an object, which has one user for this call.
+    fn serve(self: &Arc<Self>, object: &Object, call: &Call<'_>) {
         self.observer.begin(call);
         let faults = self.faults.due(call.notif.args[1] as u32);
-        let failure = faults.iter().find_map(|effect| before(&object, call, effect));
-        let answer = failure.map_or_else(|| self.dispatch(&object, call), Err);
-        faults.iter().for_each(|effect| after(&object, effect));
+        let failure = faults.iter().find_map(|effect| before(object, call, effect));
+        let answer = failure.map_or_else(|| self.dispatch(object, call), Err);
+        faults.iter().for_each(|effect| after(object, effect));
         self.finish(call, object.target(), Some(answer));
         object.put();
     }
@@ -125,9 +139,14 @@ impl Kernel {
         let ours = !matches!(reply, Reply::Continue);
         let installs = matches!(reply, Reply::Fd { .. });
         let delivered = call.reply(reply);
+        if delivered == Delivered::Again {
+            self.observer.forget(call);
+            self.faults.forget(call.notif.args[1] as u32);
+            return;
+        }
         let failed = match delivered {
             Delivered::Yes(value) => installs && value < 0,
-            Delivered::Interrupted | Delivered::Gone => true,
+            Delivered::Again | Delivered::Interrupted | Delivered::Gone => true,
         };
         let exit = match undo {
             Undo::Run(exit) => {

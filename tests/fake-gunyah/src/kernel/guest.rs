@@ -1,6 +1,7 @@
 //! What runs in a VM: a script per vCPU, or code.
 
 use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Weak};
 
 use gunyah_bindings::{exit, v11};
@@ -9,10 +10,11 @@ use super::ticket::Resource;
 use super::vm_mgr::Vm;
 use super::vm_mgr_mm::{Region, Transfer};
 use crate::errno::Errno;
-use crate::hyp::VmEvents;
 use crate::hyp::gic::GicLayout;
+use crate::hyp::kvm::{KvmVm, Refused};
 use crate::hyp::machine::{BootRegisters, Machine};
 use crate::hyp::script::{Script, ScriptVm};
+use crate::hyp::{Engine, Pager, VmEvents};
 use crate::rm::{self, Affinity, VmDescription};
 use crate::transport::sys;
 
@@ -20,8 +22,16 @@ use crate::transport::sys;
 pub(crate) enum Guests {
     /// A script per vCPU id, from 0.
     Scripts(Vec<Script>),
-    /// The code and the devicetree that user space has put into guest memory.
-    Code,
+    /// The code and the devicetree that user space has put into guest memory, and what executes the code.
+    Code(Execution),
+}
+
+/// What executes code guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Execution {
+    pub(crate) engine: Engine,
+    /// The interpreter will do where KVM refuses a VM.
+    pub(crate) or_interpreter: bool,
 }
 
 /// What a start brings.
@@ -37,6 +47,7 @@ pub(crate) enum Running {
     Scripts(Arc<ScriptVm>),
     /// With the interrupt of each doorbell.
     Machine(Arc<Machine>, HashMap<u32, u32>),
+    Kvm(Arc<KvmVm>),
 }
 
 /// How a guest reaches its VM. It does not keep it.
@@ -65,12 +76,19 @@ impl VmEvents for Events {
     }
 }
 
+impl Pager for Events {
+    fn page_in(&self, ipa: u64, write: bool) -> Result<(), Errno> {
+        let vm = self.vm.upgrade().ok_or(Errno::ENODEV)?;
+        vm.demand_page(ipa, write)
+    }
+}
+
 impl Guests {
     /// Loads the guest into a VM that starts.
     pub(crate) fn load(&self, vm: &Arc<Vm>) -> Result<Parts, Errno> {
         match self {
             Self::Scripts(scripts) => load_scripts(vm, scripts),
-            Self::Code => load_code(vm),
+            Self::Code(execution) => load_code(vm, *execution),
         }
     }
 }
@@ -90,7 +108,7 @@ fn load_scripts(vm: &Arc<Vm>, scripts: &[Script]) -> Result<Parts, Errno> {
     Ok(Parts { running: Running::Scripts(shared), resources, all_doorbells: true })
 }
 
-fn load_code(vm: &Arc<Vm>) -> Result<Parts, Errno> {
+fn load_code(vm: &Arc<Vm>, execution: Execution) -> Result<Parts, Errno> {
     let dtb = vm.dtb();
     let image = find_dtb(vm)?;
     let config = read_config(vm)?;
@@ -103,17 +121,11 @@ fn load_code(vm: &Arc<Vm>) -> Result<Parts, Errno> {
         vm.kernel()
             .observer
             .note(|| format!("the region at {:#x} is mapped at base-address {base:#x}", image.guest_addr));
-        vm.move_region(image.guest_addr, base);
+        vm.move_region(image.guest_addr, base)?;
     }
     let dtb_addr = shift(dtb.guest_phys_addr);
     adopt(vm, &config, dtb_addr, dtb.size)?;
     let events = Arc::new(Events { vm: Arc::downgrade(vm), psci: config.psci });
-    let gic = config.gic.map(|frames| GicLayout {
-        distributor: frames.distributor.address,
-        redistributors: frames.redistributors.address,
-        redistributors_size: frames.redistributors.size,
-    });
-    let machine = Machine::with_gic(vm.ram(), events, config.vcpus, gic);
     let mut registers = BootRegisters { pc: base, ..BootRegisters::default() };
     registers.x[0] = dtb_addr;
     {
@@ -121,27 +133,59 @@ fn load_code(vm: &Arc<Vm>) -> Result<Parts, Errno> {
         boot.check(&vm.kernel().differences)?;
         boot.apply(&mut registers);
     }
-    machine.start_vcpu(config.boot_vcpu, registers);
-
-    let mut resources = Vec::new();
+    let kvm = match execution.engine {
+        Engine::Kvm if !vm.adoptions.gave_up() => match start_kvm(vm, &config, &registers, &events) {
+            Ok(machine) => Some(machine),
+            Err(refused) if execution.or_interpreter => {
+                vm.kernel().observer.notice(&format!("{refused}; an interpreter runs this VM"));
+                None
+            }
+            Err(refused) => {
+                vm.kernel().observer.notice(&refused.to_string());
+                return Err(refused.errno);
+            }
+        },
+        _ => None,
+    };
+    let mut resources: Vec<_> =
+        config.doorbells.iter().map(|bell| Resource::Doorbell { label: bell.label }).collect();
     // Otherwise the hypervisor schedules them, and the host never sees them.
-    if config.affinity == Affinity::Proxy {
-        let vcpus = 0..config.vcpus;
-        resources.extend(vcpus.map(|label| Resource::Vcpu { label, engine: machine.engine(label) }));
-    }
-    let mut doorbells = HashMap::new();
-    for bell in &config.doorbells {
-        resources.push(Resource::Doorbell { label: bell.label });
-        doorbells.insert(
-            bell.label,
-            bell.interrupt.map_or(SPI.saturating_add(bell.label), |interrupt| interrupt.intid),
-        );
-    }
-    Ok(Parts { running: Running::Machine(machine, doorbells), resources, all_doorbells: false })
+    let ours = if config.affinity == Affinity::Proxy { 0..config.vcpus } else { 0..0 };
+    let running = match kvm {
+        Some(machine) => {
+            let engines = ours.filter_map(|label| Some((label, machine.engine(label)?)));
+            resources.extend(engines.map(|(label, engine)| Resource::Vcpu { label, engine }));
+            Running::Kvm(machine)
+        }
+        None => {
+            let gic = config.gic.map(|frames| GicLayout {
+                distributor: frames.distributor.address,
+                redistributors: frames.redistributors.address,
+                redistributors_size: frames.redistributors.size,
+            });
+            let machine = Machine::with_gic(vm.ram(), events, config.vcpus, gic);
+            machine.start_vcpu(config.boot_vcpu, registers);
+            resources.extend(ours.map(|label| Resource::Vcpu { label, engine: machine.engine(label) }));
+            let doorbells = config.doorbells.iter().map(|bell| (bell.label, bell.intid())).collect();
+            Running::Machine(machine, doorbells)
+        }
+    };
+    Ok(Parts { running, resources, all_doorbells: false })
 }
 
-/// The first shared peripheral interrupt.
-const SPI: u32 = 32;
+fn start_kvm(
+    vm: &Arc<Vm>,
+    config: &VmDescription,
+    registers: &BootRegisters,
+    events: &Arc<Events>,
+) -> Result<Arc<KvmVm>, Refused> {
+    let events = Arc::clone(events) as Arc<dyn Pager>;
+    let on_demand =
+        vm.kernel().differences.demand_paging || vm.memory().regions.iter().any(|region| region.on_demand);
+    let machine = KvmVm::new(config, registers, events, on_demand)?;
+    vm.ram().hand_over(&machine)?;
+    Ok(machine)
+}
 
 /// The Resource Manager takes the VM's memory, and writes its nodes into the devicetree.
 fn adopt(vm: &Vm, config: &VmDescription, dtb_addr: u64, dtb_size: u64) -> Result<(), Errno> {
@@ -193,6 +237,7 @@ impl Running {
                     machine.raise(*intid);
                 }
             }
+            Self::Kvm(machine) => machine.ring(label),
         }
     }
 
@@ -201,6 +246,47 @@ impl Running {
         match self {
             Self::Scripts(scripts) => scripts.stop(),
             Self::Machine(machine, _) => machine.stop(),
+            Self::Kvm(machine) => machine.stop(),
+        }
+    }
+
+    /// From now on the eventfd rings this doorbell without the driver. False: the driver must.
+    pub(crate) fn bind_irqfd(&self, vm: &Vm, label: u32, eventfd: BorrowedFd<'_>) -> bool {
+        let Self::Kvm(machine) = self else { return false };
+        // What was signalled before the start rings nothing, and KVM would take it for a ring.
+        sys::eventfd_drain(eventfd);
+        let bound = machine.add_irqfd(label, eventfd);
+        if let Err(refused) = &bound {
+            vm.kernel().observer.note(|| format!("irqfd {label} is served by the driver: {refused}"));
+        }
+        bound.is_ok()
+    }
+
+    pub(crate) fn unbind_irqfd(&self, label: u32, eventfd: BorrowedFd<'_>) {
+        if let Self::Kvm(machine) = self {
+            machine.remove_irqfd(label, eventfd);
+        }
+    }
+
+    /// From now on such stores signal the eventfd without the driver. False: the driver must see to that.
+    pub(crate) fn bind_ioeventfd(
+        &self,
+        vm: &Vm,
+        eventfd: BorrowedFd<'_>,
+        addr: u64,
+        only: Option<(u32, u64)>,
+    ) -> bool {
+        let Self::Kvm(machine) = self else { return false };
+        let bound = machine.add_ioeventfd(eventfd, addr, only);
+        if let Err(refused) = &bound {
+            vm.kernel().observer.note(|| format!("ioeventfd {addr:#x} is served by the driver: {refused}"));
+        }
+        bound.is_ok()
+    }
+
+    pub(crate) fn unbind_ioeventfd(&self, eventfd: BorrowedFd<'_>, addr: u64, only: Option<(u32, u64)>) {
+        if let Self::Kvm(machine) = self {
+            machine.remove_ioeventfd(eventfd, addr, only);
         }
     }
 
@@ -209,6 +295,7 @@ impl Running {
         match self {
             Self::Scripts(_) => Vec::new(),
             Self::Machine(machine, _) => machine.faults(),
+            Self::Kvm(machine) => machine.faults(),
         }
     }
 }

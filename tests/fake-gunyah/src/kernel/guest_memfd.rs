@@ -11,7 +11,8 @@ use super::vm_mgr_mm::{Region, Transfer};
 use super::{Answer, Kernel, Kind, Object, Undo};
 use crate::errno::Errno;
 use crate::transport::call::{Call, Reply};
-use crate::transport::mapping::Mapping;
+use crate::transport::files::NewFile;
+use crate::transport::guest_file::GuestFile;
 use crate::transport::ram::Host;
 use crate::transport::sys;
 
@@ -19,7 +20,7 @@ use crate::transport::sys;
 pub(crate) struct GuestMem {
     pub(crate) number: u64,
     size: u64,
-    mapping: Option<Arc<Mapping>>,
+    file: Option<Arc<GuestFile>>,
     /// It is contiguous memory.
     cma: bool,
     allow_hugepage: bool,
@@ -31,7 +32,7 @@ const HUGE: u64 = 2 << 20;
 /// Where a binding comes from: what an unmap must name.
 #[derive(Clone, Debug)]
 pub(crate) struct FileRange {
-    memory: Arc<Mapping>,
+    memory: Arc<GuestFile>,
     offset: u64,
     flags: u32,
 }
@@ -63,10 +64,11 @@ impl Kernel {
         let file = self.files.create(size)?;
         let number = self.next_token();
         // Nothing can be mapped of an empty file.
-        let mapping = (size > 0).then_some(file.mapping);
-        let memory = GuestMem { number, size, mapping, cma, allow_hugepage };
-        self.add_object(file.id, Object::new(Kind::GuestMem(memory)));
-        Ok(Reply::Fd { fd: file.theirs, cloexec })
+        let NewFile { theirs, id, mapping, ours } = file;
+        let file = (size > 0).then(|| Arc::new(GuestFile::new(ours, mapping)));
+        let memory = GuestMem { number, size, file, cma, allow_hugepage };
+        self.add_object(id, Object::new(Kind::GuestMem(memory)));
+        Ok(Reply::Fd { fd: theirs, cloexec })
     }
 
     /// The memory file behind one of the caller's descriptors.
@@ -97,12 +99,9 @@ impl Vm {
         if memory.cma || arg.size == 0 || !aligned(&[arg.guest_addr, arg.offset, arg.size], align) {
             return Err(Errno::EINVAL);
         }
-        let mapping = memory.mapping.as_ref().ok_or(Errno::EINVAL)?;
-        let range = FileRange {
-            memory: Arc::clone(mapping),
-            offset: arg.offset,
-            flags: flags & !F::GUNYAH_MEM_UNMAP.0,
-        };
+        let file = memory.file.as_ref().ok_or(Errno::EINVAL)?;
+        let range =
+            FileRange { memory: Arc::clone(file), offset: arg.offset, flags: flags & !F::GUNYAH_MEM_UNMAP.0 };
         if flags & F::GUNYAH_MEM_UNMAP.0 != 0 {
             return self.unmap(arg.guest_addr, arg.size, &range);
         }
@@ -127,10 +126,10 @@ impl Vm {
         let object = self.kernel().memory_file(call, arg.guest_mem_fd as RawFd)?;
         let Kind::GuestMem(memory) = &object.kind else { return Err(Errno::EINVAL) };
         let fits = arg.offset.checked_add(arg.size).is_some_and(|end| end <= memory.size);
-        let mapping = memory.mapping.as_ref().filter(|_| memory.cma && fits).ok_or(Errno::EINVAL)?;
+        let file = memory.file.as_ref().filter(|_| memory.cma && fits).ok_or(Errno::EINVAL)?;
         let lent = flags & F::GUNYAH_MEM_ACCESS_MASK.0 == F::GUNYAH_MEM_FORCE_LEND.0;
         let transfer = if lent { Transfer::Lend } else { Transfer::Share };
-        let range = FileRange { memory: Arc::clone(mapping), offset: arg.offset, flags };
+        let range = FileRange { memory: Arc::clone(file), offset: arg.offset, flags };
         let label = Some(arg.label);
         self.bind_file(Region::of_file(label, arg.guest_addr, arg.size, flags & allow, transfer, range))
     }
@@ -140,12 +139,13 @@ impl Vm {
         if memory.regions.iter().any(|other| other.overlaps(&region) || other.shares_file_range(&region)) {
             return Err(Errno::EEXIST);
         }
-        if region.on_demand {
-            self.give_region(&region);
-        }
         let guest_addr = region.guest_addr;
+        let slot = region.on_demand.then(|| self.slot_of(&region));
         memory.regions.push(region);
         drop(memory);
+        if let Some(slot) = slot {
+            self.give_slot(slot).inspect_err(|_| self.forget_region(guest_addr))?;
+        }
         let vm = Arc::clone(self);
         let undo = Undo::Do(Box::new(move || vm.forget_region(guest_addr)));
         Ok(Answer { undo, ..Answer::value(0) })
@@ -164,10 +164,13 @@ impl Vm {
             (true, false) => region.cut_front(size),
             (false, true) => region.size -= size,
         }
-        self.ram().remove(old);
         let rest = if at_start { old.wrapping_add(size) } else { old };
-        if let Some(region) = memory.regions.iter().find(|region| region.guest_addr == rest) {
-            self.give_region(region);
+        let rest =
+            memory.regions.iter().find(|region| region.guest_addr == rest).map(|region| self.slot_of(region));
+        drop(memory);
+        self.ram().remove(old);
+        if let Some(slot) = rest {
+            self.give_slot(slot)?;
         }
         Ok(Answer::value(0))
     }
@@ -180,7 +183,7 @@ impl FileRange {
     }
 
     pub(crate) fn host(&self) -> Host {
-        Host::Mapped(Arc::clone(&self.memory), self.offset)
+        Host::File(Arc::clone(&self.memory), self.offset)
     }
 
     /// Whether `other`, which begins `ahead` bytes later, continues this range.

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gunyah_bindings::v11;
 
@@ -18,6 +19,8 @@ pub(crate) struct Ioeventfd {
     len: u32,
     datamatch: Option<u64>,
     eventfd: OwnedFd,
+    /// The hypervisor matches stores itself.
+    bypassed: AtomicBool,
 }
 
 impl Ioeventfd {
@@ -44,17 +47,47 @@ impl Ioeventfd {
             len: if matching { arg.len } else { 0 },
             datamatch: matching.then_some(arg.datamatch),
             eventfd,
+            bypassed: AtomicBool::new(false),
         });
         let mut handlers = vm.mmio_handlers();
         if handlers.iter().any(|other| other.collides(&handler)) {
             return Err(Errno::EEXIST);
         }
         handlers.push(Arc::clone(&handler));
+        handler.bypass(vm);
         Ok(handler)
     }
 
     pub(crate) fn unbind(self: &Arc<Self>, vm: &Vm) {
-        vm.mmio_handlers().retain(|other| !Arc::ptr_eq(other, self));
+        let mut handlers = vm.mmio_handlers();
+        handlers.retain(|other| !Arc::ptr_eq(other, self));
+        if self.bypassed.swap(false, Ordering::AcqRel) {
+            if let (Some(guest), Some(only)) = (vm.guest.get(), self.only(false)) {
+                guest.unbind_ioeventfd(self.eventfd.as_fd(), self.addr, only);
+            }
+        }
+    }
+
+    /// Length and value that a store must have, if it must; `None` when that cannot be said so.
+    fn only(&self, as_bool: bool) -> Option<Option<(u32, u64)>> {
+        match self.datamatch {
+            None => Some(None),
+            Some(_) if as_bool => None,
+            // A value too large for its length matches nothing, and nobody else may cut it to size.
+            Some(value) if self.len < 8 && value >> (8 * self.len) != 0 => None,
+            Some(value) => Some(Some((self.len, value))),
+        }
+    }
+
+    /// Lets the hypervisor match stores, where it can. Under the lock of the handlers.
+    fn bypass(&self, vm: &Vm) {
+        let Some(guest) = vm.guest.get() else { return };
+        let Some(only) = self.only(vm.kernel().differences.datamatch_is_bool) else { return };
+        if !self.bypassed.load(Ordering::Acquire)
+            && guest.bind_ioeventfd(vm, self.eventfd.as_fd(), self.addr, only)
+        {
+            self.bypassed.store(true, Ordering::Release);
+        }
     }
 
     /// Whether some store would belong to both.
@@ -77,6 +110,11 @@ impl Ioeventfd {
 }
 
 impl Vm {
+    /// At start: the hypervisor is there.
+    pub(crate) fn bind_ioeventfds(&self) {
+        self.mmio_handlers().iter().for_each(|handler| handler.bypass(self));
+    }
+
     /// Offers a guest's store to the ioeventfds; true if one took it.
     pub(crate) fn mmio_write(&self, addr: u64, len: u64, value: u64) -> bool {
         let as_bool = self.kernel().differences.datamatch_is_bool;

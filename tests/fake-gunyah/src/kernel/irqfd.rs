@@ -21,6 +21,8 @@ pub(crate) struct Irqfd {
     token: u64,
     /// The guest's doorbell exists: the VM has started and its devicetree declares the label.
     rings: AtomicBool,
+    /// The hypervisor listens to the eventfd itself.
+    bypassed: AtomicBool,
 }
 
 impl Irqfd {
@@ -41,6 +43,7 @@ impl Irqfd {
             eventfd,
             token: kernel.next_token(),
             rings: AtomicBool::new(false),
+            bypassed: AtomicBool::new(false),
         });
         vm.add_resource_ticket(&Ticket::Irqfd(Arc::clone(&irqfd)), call)?;
         kernel.watch_doorbell(irqfd.token, &irqfd);
@@ -62,10 +65,25 @@ impl Irqfd {
     }
 
     pub(crate) fn populate(&self) -> bool {
-        !self.rings.swap(true, Ordering::AcqRel)
+        let first = !self.rings.swap(true, Ordering::AcqRel);
+        if let (true, Some(vm)) = (first, self.vm.upgrade()) {
+            let eventfd = self.eventfd.as_fd();
+            if vm.guest.get().is_some_and(|guest| guest.bind_irqfd(&vm, self.label, eventfd)) {
+                self.bypassed.store(true, Ordering::Release);
+                sys::epoll_remove(vm.kernel().doorbells.as_fd(), eventfd);
+            }
+        }
+        first
     }
 
     pub(crate) fn unpopulate(&self) -> bool {
+        if self.bypassed.swap(false, Ordering::AcqRel) {
+            if let Some(vm) = self.vm.upgrade() {
+                if let Some(guest) = vm.guest.get() {
+                    guest.unbind_irqfd(self.label, self.eventfd.as_fd());
+                }
+            }
+        }
         self.rings.swap(false, Ordering::AcqRel)
     }
 

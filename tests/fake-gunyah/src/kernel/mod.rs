@@ -13,6 +13,8 @@ use crate::transport::call::Reply;
 use crate::transport::files::Files;
 use crate::transport::sys::{self, FileId};
 
+#[cfg_attr(not(all(feature = "kvm", target_arch = "aarch64")), path = "adoption_absent.rs")]
+mod adoption;
 mod attention;
 mod boot;
 mod completion;

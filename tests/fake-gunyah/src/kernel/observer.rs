@@ -1,6 +1,7 @@
 //! What the fake has seen: for tests to ask and for the trace to print.
 
 use std::collections::{HashMap, VecDeque};
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -55,10 +56,14 @@ pub struct CallRecord {
     pub(crate) exit: Option<Exit>,
 }
 
+/// Where notices go.
+pub(crate) type Notices = Arc<Mutex<dyn Write + Send>>;
+
 /// Counts and records.
 pub(crate) struct Observer {
     record: bool,
     trace: Option<Arc<Trace>>,
+    notices: Option<Notices>,
     pub(crate) failures: Arc<Failures>,
     answers_lost: AtomicU64,
     exits_lost: AtomicU64,
@@ -71,15 +76,16 @@ pub(crate) struct Observer {
     pub(crate) leftovers: Mutex<Vec<Target>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Observer {
-    pub(crate) fn new(record: bool, trace: Option<Arc<Trace>>) -> Self {
+    pub(crate) fn new(record: bool, trace: Option<Arc<Trace>>, notices: Option<Notices>) -> Self {
         Self {
             record,
             trace,
+            notices,
             failures: Arc::default(),
             answers_lost: AtomicU64::new(0),
             exits_lost: AtomicU64::new(0),
@@ -107,6 +113,11 @@ impl Observer {
         }
     }
 
+    /// A call is going to be made again.
+    pub(crate) fn forget(&self, call: &Call<'_>) {
+        lock(&self.pending).remove(&call.notif.id);
+    }
+
     /// A call has been answered.
     pub(crate) fn end(&self, call: &Call<'_>, target: Target, delivered: Delivered, exit: Option<Exit>) {
         if !self.watching() {
@@ -120,7 +131,7 @@ impl Observer {
             target,
             request: if is_ioctl { request as u32 } else { 0 },
             result: match delivered {
-                Delivered::Interrupted | Delivered::Gone => None,
+                Delivered::Interrupted | Delivered::Gone | Delivered::Again => None,
                 Delivered::Yes(value) if value < 0 => Some(Err(Errno(-value as i32))),
                 Delivered::Yes(value) => Some(Ok(value)),
             },
@@ -153,6 +164,14 @@ impl Observer {
             }
             notes.push(text);
         }
+    }
+
+    /// A note that the user should see at once.
+    pub(crate) fn notice(&self, text: &str) {
+        if let Some(out) = &self.notices {
+            let _ = writeln!(lock(out), "fake-gunyah: {text}");
+        }
+        self.note(|| text.to_owned());
     }
 
     pub(crate) fn notes(&self) -> Vec<String> {

@@ -15,13 +15,13 @@ use super::completion::{Completion, RunLock};
 use super::observer::Exit;
 use super::ticket::Ticket;
 use super::uapi::{Arg, run};
-use super::vcpu_exit::RESUME_FAULT;
 use super::vm_mgr::{Vm, status};
 use super::{Answer, Object, Undo};
 use crate::errno::Errno;
 use crate::flavour::UnknownState;
-use crate::hyp::{HypError, VcpuEngine, VcpuRunResp, state as hyp};
-use crate::transport::call::{Call, Reply};
+use crate::hyp::{HypError, VcpuEngine, VcpuRunResp, resume as resume_action, state as hyp};
+use crate::transport::call::{Call, Reply, Watch};
+use crate::transport::lane::{Lane, Work};
 use crate::transport::page::SharedPage;
 use crate::transport::sys;
 
@@ -68,6 +68,8 @@ pub(crate) struct Vcpu {
     ready: Arc<Completion>,
     run_lock: RunLock,
     inner: Mutex<Inner>,
+    /// Where `RUN` is served, if that matters to the hypervisor's vCPU.
+    pub(super) lane: Mutex<Option<Lane>>,
 }
 
 /// What one `RUN` did, for the log and the counters.
@@ -110,6 +112,7 @@ impl Vcpu {
                 was_busy: false,
                 rsc: None,
             }),
+            lane: Mutex::default(),
         });
         vm.add_resource_ticket(&Ticket::Vcpu(Arc::clone(&vcpu)), call)?;
         if !vm.get() {
@@ -139,6 +142,10 @@ impl Vcpu {
         if inner.rsc.is_some() {
             return Some(engine);
         }
+        if let (true, Some(call)) = (engine.kicker().is_some(), call) {
+            // Without one any thread does, if slowly.
+            *self.lane.lock().unwrap_or_else(PoisonError::into_inner) = Lane::start(call.pool()).ok();
+        }
         inner.rsc = Some(engine);
         self.ready.reinit();
         self.vm.request_irq(self.label, &self.ready);
@@ -151,6 +158,7 @@ impl Vcpu {
         self.ready.complete_all();
         let _lock = self.run_lock.lock(call);
         self.vm.free_irq(self.label);
+        *self.lane.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.inner().rsc.take()
     }
 
@@ -190,6 +198,17 @@ impl Vcpu {
 
     pub(super) fn exit(&self, reason: u32) {
         self.page.write(run::EXIT_REASON, &reason.to_le_bytes());
+    }
+
+    /// Has the lane serve a `RUN`, if there is one and it is free, or does it here.
+    pub(super) fn in_lane(&self, call: &Call<'_>, work: Work) {
+        let here = match &*self.lane.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(lane) => lane.serve(call.notif, work).err(),
+            None => Some(work),
+        };
+        if let Some(work) = here {
+            work(call);
+        }
     }
 
     /// `RUN`.
@@ -242,7 +261,7 @@ impl Vcpu {
             State::MmioRead | State::MmioWrite => {
                 let owed = inner.state == State::MmioRead;
                 self.consume_answer(inner, &mut resume)?;
-                progress.answer_in_hand = owed || resume[1] == RESUME_FAULT;
+                progress.answer_in_hand = owed || resume[1] == resume_action::FAULT;
             }
             State::SystemDown => return Ok(()),
             State::Ready => {}
@@ -326,6 +345,31 @@ impl Vcpu {
         started: Instant,
         call: &Call<'_>,
     ) -> Result<VcpuRunResp, HypError> {
+        let resp = self.vcpu_run(inner, resume, started, call);
+        let off = resp.is_ok_and(|resp| resp.state == hyp::POWERED_OFF);
+        let ended = off && self.vm.status() == status::EXITED;
+        if ended && self.vm.kernel().differences.busy_at_end && !std::mem::replace(&mut inner.was_busy, true)
+        {
+            return Err(HypError::Busy);
+        }
+        resp
+    }
+
+    fn vcpu_run(
+        &self,
+        inner: &mut Inner,
+        resume: [u64; 3],
+        started: Instant,
+        call: &Call<'_>,
+    ) -> Result<VcpuRunResp, HypError> {
+        let Some(engine) = &mut inner.rsc else { return Err(HypError::Invalid) };
+        if let Some(kicker) = engine.kicker() {
+            let page = self.page.clone();
+            let wanted = Box::new(move || page.byte(run::IMMEDIATE_EXIT) != 0);
+            let _watching = call.watch(Watch { kicker, wanted });
+            let preempt = || self.page.byte(run::IMMEDIATE_EXIT) != 0 || call.signal_seen().is_some();
+            return engine.vcpu_run(resume, &preempt);
+        }
         let entered = Instant::now();
         let preempt = || {
             if call.leads() && started.elapsed() > SLICE {
@@ -334,17 +378,7 @@ impl Vcpu {
             // The host's timer tick comes, too: the loop then looks at `immediate_exit`.
             entered.elapsed() > TICK || call.signal_seen().is_some()
         };
-        let resp = match &mut inner.rsc {
-            Some(engine) => engine.vcpu_run(resume, &preempt),
-            None => return Err(HypError::Invalid),
-        };
-        let off = resp.is_ok_and(|resp| resp.state == hyp::POWERED_OFF);
-        let ended = off && self.vm.status() == status::EXITED;
-        if ended && self.vm.kernel().differences.busy_at_end && !std::mem::replace(&mut inner.was_busy, true)
-        {
-            return Err(HypError::Busy);
-        }
-        resp
+        engine.vcpu_run(resume, &preempt)
     }
 
     /// Sleeps until the hypervisor's interrupt or the VM's end. False: the VM's end.

@@ -8,12 +8,7 @@ use super::vcpu::{Inner, Progress, State, Vcpu};
 use super::vm_mgr::ExitInfo;
 use crate::errno::Errno;
 use crate::flavour::ResumeActions;
-use crate::hyp::{VcpuRunResp, state as hyp};
-
-/// What the hypervisor is told when it resumes the vCPU.
-const RESUME_EMULATE: u64 = 0;
-const RESUME_RETRY: u64 = 1;
-pub(super) const RESUME_FAULT: u64 = 2;
+use crate::hyp::{VcpuRunResp, resume as resume_action, state as hyp};
 
 impl Vcpu {
     /// An access that the hypervisor could not serve. True: served here, the vCPU runs on.
@@ -75,12 +70,12 @@ impl Vcpu {
         let actions = self.vm.kernel().differences.resume_actions;
         if actions != ResumeActions::None {
             match self.page.byte(run::MMIO_RESUME_ACTION) {
-                android::GUNYAH_VCPU_RESUME_HANDLED => resume[1] = RESUME_EMULATE,
-                android::GUNYAH_VCPU_RESUME_FAULT => resume[1] = RESUME_FAULT,
+                android::GUNYAH_VCPU_RESUME_HANDLED => resume[1] = resume_action::EMULATE,
+                android::GUNYAH_VCPU_RESUME_FAULT => resume[1] = resume_action::FAULT,
                 android::GUNYAH_VCPU_RESUME_RETRY if actions == ResumeActions::FaultAndRetry => {
                     // One more try to find memory there, whatever comes of it.
                     let _ = self.vm.demand_page(inner.mmio_addr, inner.state == State::MmioWrite);
-                    resume[1] = RESUME_RETRY;
+                    resume[1] = resume_action::RETRY;
                 }
                 // The state is kept: user space may put another byte there and run again.
                 _ => return Err(Errno::EINVAL),

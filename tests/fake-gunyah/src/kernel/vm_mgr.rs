@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use gunyah_bindings::{exit, v11};
 
+use super::adoption::Adoptions;
 use super::boot::Boot;
 use super::completion::{Completion, RunLock};
 use super::function::Function;
@@ -73,6 +74,7 @@ pub(crate) struct Vm {
     notifiers: Mutex<Vec<Arc<Vcpu>>>,
     irqs: Mutex<HashMap<u32, Arc<Completion>>>,
     pub(crate) guest: OnceLock<Running>,
+    pub(crate) adoptions: Adoptions,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -102,6 +104,7 @@ impl Vm {
             notifiers: Mutex::default(),
             irqs: Mutex::default(),
             guest: OnceLock::new(),
+            adoptions: Adoptions::default(),
         })
     }
 
@@ -267,13 +270,14 @@ impl Vm {
         let image = self.region_of(dtb.guest_phys_addr, dtb.size);
         let shared = image.is_some_and(|image| image.transfer == Transfer::Share);
         self.unprotected.store(shared, Ordering::Release);
-        self.give_memory();
+        self.give_memory()?;
         self.find_firmware()?;
         let parts = self.kernel.guest.load(self)?;
         self.vm_status.store(status::READY, Ordering::Release);
         if self.guest.set(parts.running).is_err() {
             return Err(Errno::ENODEV);
         }
+        self.bind_ioeventfds();
         for resource in parts.resources {
             self.add_resource(resource, call);
         }
@@ -340,8 +344,8 @@ impl Vm {
         for fault in self.guest.get().map(Running::faults).unwrap_or_default() {
             self.kernel.observer.note(|| fault.clone());
         }
-        lock(&self.mm).clear();
         self.ram.clear();
+        lock(&self.mm).clear();
         self.kernel.vm_gone(self.number);
     }
 }

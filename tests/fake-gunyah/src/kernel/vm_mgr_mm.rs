@@ -1,10 +1,11 @@
 //! A VM's memory: the regions that user space gives.
 
 use std::sync::atomic::AtomicU64;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use gunyah_bindings::v11;
 
+use super::adoption::Adoption;
 use super::guest_memfd::FileRange;
 use super::uapi::Arg;
 use super::vm_mgr::Vm;
@@ -12,7 +13,8 @@ use super::{Answer, Undo};
 use crate::errno::Errno;
 use crate::flavour::{Pinning, SharedExec};
 use crate::rm::{Parcel, Range};
-use crate::transport::call::Call;
+use crate::transport::adopt::Source;
+use crate::transport::call::{Call, Reply};
 use crate::transport::ram::{Host, Slot};
 use crate::transport::sys;
 
@@ -48,6 +50,8 @@ enum HostMemory {
     Here(u64),
     /// Another process's.
     There(u32, u64),
+    /// Another process's or this one's, mapped here a second time.
+    Adopted(Arc<Source>),
     /// A file's.
     File(FileRange),
 }
@@ -93,8 +97,10 @@ impl Region {
             host: match &self.host {
                 HostMemory::Here(addr) => Host::Here(*addr as usize),
                 HostMemory::There(tgid, addr) => Host::There { tgid: *tgid, addr: *addr },
+                HostMemory::Adopted(source) => Host::Adopted(Arc::clone(source)),
                 HostMemory::File(range) => range.host(),
             },
+            lent: self.transfer == Transfer::Lend,
             present: self.on_demand.then(present),
         }
     }
@@ -170,7 +176,7 @@ impl Vm {
 
     /// `SET_USER_MEM_REGION` and `LEND_USER_MEM`.
     pub(crate) fn set_user_memory(
-        self: &std::sync::Arc<Self>,
+        self: &Arc<Self>,
         call: &Call<'_>,
         arg: u64,
         transfer: Transfer,
@@ -196,18 +202,15 @@ impl Vm {
         if wraps && differences.region_wrap_check {
             return Err(Errno::EOVERFLOW);
         }
-        let region = Region {
+        let mut region = Region {
             label: Some(arg.label),
             access: arg.flags,
             guest_addr: arg.guest_phys_addr,
             size: arg.memory_size,
             transfer,
             on_demand: differences.pinning == Pinning::OnDemand,
-            host: if call.caller.local {
-                HostMemory::Here(arg.userspace_addr)
-            } else {
-                HostMemory::There(call.caller.tgid(), arg.userspace_addr)
-            },
+            // Known when nothing else is wrong any more.
+            host: HostMemory::Here(0),
         };
         let mut memory = self.memory();
         let same_label = |other: &Region| differences.unique_labels && other.label == region.label;
@@ -215,24 +218,36 @@ impl Vm {
             return Err(Errno::EEXIST);
         }
         match differences.pinning {
-            Pinning::None => {}
-            Pinning::OnDemand => memory.limit = self.memlock_limit(call),
+            Pinning::None | Pinning::OnDemand => {}
             Pinning::AtOnceForWriting => pin(call, &arg, true)?,
             Pinning::AtOnce => {
                 if memory.locked.saturating_add(region.size) > self.memlock_limit(call) {
                     return Err(Errno::ENOMEM);
                 }
                 pin(call, &arg, region.access & v11::GH_MEM_ALLOW_WRITE != 0)?;
-                memory.locked += region.size;
             }
         }
-        if region.on_demand {
-            self.give_region(&region);
+        region.host = match self.adopt(call, &arg, transfer)? {
+            Adoption::NotNeeded if call.caller.local => HostMemory::Here(arg.userspace_addr),
+            Adoption::NotNeeded => HostMemory::There(call.caller.tgid(), arg.userspace_addr),
+            Adoption::Done(source) => HostMemory::Adopted(source),
+            Adoption::StartOver(again) => {
+                return Ok(Answer { reply: Reply::Again(again), undo: Undo::None });
+            }
+        };
+        match differences.pinning {
+            Pinning::None | Pinning::AtOnceForWriting => {}
+            Pinning::OnDemand => memory.limit = self.memlock_limit(call),
+            Pinning::AtOnce => memory.locked += region.size,
         }
         let guest_addr = region.guest_addr;
+        let slot = region.on_demand.then(|| self.slot_of(&region));
         memory.regions.push(region);
         drop(memory);
-        let vm = std::sync::Arc::clone(self);
+        if let Some(slot) = slot {
+            self.give_slot(slot).inspect_err(|_| self.forget_region(guest_addr))?;
+        }
+        let vm = Arc::clone(self);
         let undo = Undo::Do(Box::new(move || vm.forget_region(guest_addr)));
         Ok(Answer { undo, ..Answer::value(0) })
     }
@@ -271,34 +286,45 @@ impl Vm {
         self.memory().regions.iter().find(|region| region.holds(addr, len)).cloned()
     }
 
-    /// Makes a region the guest's: whole, or a page at a time.
-    pub(crate) fn give_region(&self, region: &Region) {
+    /// A region as the guest's RAM.
+    pub(crate) fn slot_of(&self, region: &Region) -> Slot {
         let shared_exec = match self.kernel().differences.shared_exec {
             SharedExec::AsAsked => true,
             SharedExec::Never => false,
             SharedExec::UnprotectedVms => !self.is_protected(),
         };
-        self.ram().add(region.slot(shared_exec));
+        region.slot(shared_exec)
     }
 
     /// At start: what was pinned becomes the guest's. What is added later never does.
     ///
     /// Only now it is known which kind of VM this is, so what the guest gets page by page is looked at again.
-    pub(crate) fn give_memory(&self) {
-        for region in &self.memory().regions {
-            self.ram().remove(region.guest_addr);
-            self.give_region(region);
+    pub(crate) fn give_memory(&self) -> Result<(), Errno> {
+        let slots: Vec<_> = self.memory().regions.iter().map(|region| self.slot_of(region)).collect();
+        for slot in slots {
+            self.ram().remove(slot.guest_addr);
+            self.give_slot(slot)?;
         }
+        Ok(())
+    }
+
+    /// Makes it the guest's: whole, or a page at a time.
+    pub(crate) fn give_slot(&self, slot: Slot) -> Result<(), Errno> {
+        self.ram().add(slot).map_err(|refused| {
+            self.kernel().observer.note(|| refused.to_string());
+            refused.errno
+        })
     }
 
     /// The guest finds a region at another address than user space asked for.
-    pub(crate) fn move_region(&self, from: u64, to: u64) {
+    pub(crate) fn move_region(&self, from: u64, to: u64) -> Result<(), Errno> {
         let mut memory = self.memory();
         if let Some(region) = memory.regions.iter_mut().find(|region| region.guest_addr == from) {
             self.ram().remove(from);
             region.guest_addr = to;
-            self.give_region(region);
+            self.give_slot(self.slot_of(region))?;
         }
+        Ok(())
     }
 
     /// Tries to give the guest the page at `addr`, as demand paging does.
@@ -328,7 +354,7 @@ impl Vm {
             }
             memory.locked += page;
         }
-        Ok(())
+        self.ram().let_go_on(addr - addr % page)
     }
 
     /// At start: with demand paging, the devicetree's pages are the first that the guest is given.

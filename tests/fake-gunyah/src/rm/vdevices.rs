@@ -31,6 +31,17 @@ pub struct SharedMemory {
     pub optional: bool,
 }
 
+impl Doorbell {
+    /// The GIC's number of the guest's interrupt. Where the tree leaves it open, it is that of the SPI with the label's number.
+    #[must_use]
+    pub fn intid(&self) -> u32 {
+        self.interrupt.map_or(FIRST_SPI.saturating_add(self.label), |interrupt| interrupt.intid)
+    }
+}
+
+/// The first shared peripheral interrupt.
+const FIRST_SPI: u32 = 32;
+
 #[derive(Debug, Default)]
 pub(super) struct Vdevices {
     pub(super) doorbells: Vec<Doorbell>,

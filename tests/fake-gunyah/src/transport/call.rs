@@ -2,16 +2,18 @@
 
 use std::cell::{Cell, OnceCell};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use super::adopt::Again;
 use super::memory::Caller;
 use super::pending::Pending;
 use super::pool::Pool;
 use super::sys::{self, Notif, Resp};
 use crate::errno::Errno;
+use crate::hyp::Kicker;
 
 /// A call that has given the lead away and may sleep. The leader wakes it when its caller gets a signal.
 pub(crate) struct Sleeper {
@@ -23,12 +25,46 @@ pub(crate) struct Sleeper {
     /// Scans in a row that saw a signal which may be another thread's.
     doubts: AtomicU32,
     thread: Thread,
+    /// What the call waits for is not this thread.
+    watch: Mutex<Option<Watch>>,
+}
+
+/// How to end what a call waits for outside of this program: a guest that runs.
+pub(crate) struct Watch {
+    pub(crate) kicker: Arc<dyn Kicker>,
+    /// Whether it should end without any signal. Asked at every tick.
+    pub(crate) wanted: Box<dyn Fn() -> bool + Send>,
+}
+
+/// As long as this exists the watch is kept.
+pub(crate) struct Watching<'a>(&'a Sleeper);
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        *self.0.watch() = None;
+    }
 }
 
 impl Sleeper {
     pub(crate) fn interrupt(&self, errno: Errno) {
         self.interrupted.store(errno.0.unsigned_abs(), Ordering::Release);
         self.thread.unpark();
+        if let Some(watch) = &*self.watch() {
+            watch.kicker.kick();
+        }
+    }
+
+    fn watch(&self) -> MutexGuard<'_, Option<Watch>> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The host's timer tick.
+    pub(crate) fn tick(&self) {
+        if let Some(watch) = &*self.watch() {
+            if (watch.wanted)() {
+                watch.kicker.kick();
+            }
+        }
     }
 
     /// A look at the caller's signals.
@@ -60,6 +96,8 @@ pub(crate) enum Reply {
     Continue,
     /// An error.
     Error(Errno),
+    /// None yet: the caller makes its call again.
+    Again(Again),
 }
 
 /// How an answer ended.
@@ -69,6 +107,8 @@ pub(crate) enum Delivered {
     Yes(i64),
     /// The answer was "a signal has come": the caller sees `EINTR`, or its call starts over.
     Interrupted,
+    /// The caller makes its call again, and knows nothing of this one.
+    Again,
     /// The caller is gone: it was killed. (On kernels before 5.19: or a signal took it away.)
     Gone,
 }
@@ -94,6 +134,10 @@ impl<'a> Call<'a> {
             looked: Cell::new(Instant::now()),
             sleeper: OnceCell::new(),
         }
+    }
+
+    pub(crate) fn pool(&self) -> &'a Arc<Pool> {
+        self.pool
     }
 
     /// Whether this thread still receives calls for all.
@@ -126,9 +170,28 @@ impl<'a> Call<'a> {
 
     /// Prepares for work that may take long: from here on another thread receives calls.
     pub(crate) fn may_sleep(&self) {
-        if !self.leading.replace(false) {
-            return;
+        if self.leading.replace(false) {
+            self.add_sleeper();
+            self.pool.pass_lead();
         }
+    }
+
+    /// This call's thread never received calls for all.
+    pub(crate) fn never_led(&self) {
+        if self.leading.replace(false) {
+            self.add_sleeper();
+        }
+    }
+
+    /// The call is about to wait for something that only this can end: a signal for the caller does it from now on.
+    pub(crate) fn watch(&self, watch: Watch) -> Option<Watching<'_>> {
+        self.may_sleep();
+        let sleeper = self.sleeper.get()?;
+        *sleeper.watch() = Some(watch);
+        Some(Watching(sleeper))
+    }
+
+    fn add_sleeper(&self) {
         let sleeper = Arc::new(Sleeper {
             id: self.notif.id,
             tid: self.notif.tid,
@@ -136,10 +199,10 @@ impl<'a> Call<'a> {
             interrupted: AtomicU32::new(0),
             doubts: AtomicU32::new(0),
             thread: std::thread::current(),
+            watch: Mutex::default(),
         });
         self.pool.add_sleeper(Arc::clone(&sleeper));
         let _ = self.sleeper.set(sleeper);
-        self.pool.pass_lead();
     }
 
     /// Sleeps until somebody unparks this thread or the caller gets a signal. May wake for no reason.
@@ -174,6 +237,12 @@ impl<'a> Call<'a> {
             Reply::Error(error) => {
                 resp.error = -error.0;
                 sys::notif_send(listener, resp).map(|()| -i64::from(error.0))
+            }
+            Reply::Again(again) => {
+                return match again.deliver(listener, &self.notif) {
+                    true => Delivered::Again,
+                    false => Delivered::Gone,
+                };
             }
         };
         match sent {

@@ -28,6 +28,8 @@ pub(crate) struct NewFile {
     pub(crate) theirs: OwnedFd,
     pub(crate) id: FileId,
     pub(crate) mapping: Arc<Mapping>,
+    /// Ours. It may be closed: the mapping keeps the file.
+    pub(crate) ours: OwnedFd,
 }
 
 impl Files {
@@ -53,7 +55,7 @@ impl Files {
         let wd = sys::inotify_watch_close(self.inotify.as_fd(), &by_number(&theirs)?)?;
         let watch = Watch { id, _ours: Arc::clone(&mapping) };
         self.watches.lock().unwrap_or_else(PoisonError::into_inner).insert(wd, watch);
-        Ok(NewFile { theirs, id, mapping })
+        Ok(NewFile { theirs, id, mapping, ours })
     }
 
     /// The files whose last use has ended since the last call. A mapping counts as a use.

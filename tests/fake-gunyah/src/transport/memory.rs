@@ -4,6 +4,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use super::sys::{self, FileId};
+use super::vma::{self, Vma};
 use crate::errno::Errno;
 
 /// The process that makes a call, named by the calling thread.
@@ -107,29 +108,7 @@ impl Caller {
 
     /// Whether the caller's memory from `addr` on is mapped for `len` bytes, and writable if asked.
     pub(crate) fn is_mapped(&self, addr: u64, len: u64, writable: bool) -> bool {
-        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.tid)).unwrap_or_default();
-        let Some(end) = addr.checked_add(len) else { return false };
-        let mut at = addr;
-        for line in maps.lines() {
-            let mut words = line.split_ascii_whitespace();
-            let range = words.next().and_then(|range| range.split_once('-'));
-            let Some((from, to)) = range else { continue };
-            let (Ok(from), Ok(to)) = (u64::from_str_radix(from, 16), u64::from_str_radix(to, 16)) else {
-                continue;
-            };
-            let mode = words.next().unwrap_or_default().as_bytes();
-            if to <= at {
-                continue;
-            }
-            let readable = mode.first() == Some(&b'r');
-            if from > at || !readable || (writable && mode.get(1) != Some(&b'w')) {
-                return false;
-            }
-            at = to;
-            if at >= end {
-                return true;
-            }
-        }
-        at >= end
+        let allows = |vma: &Vma| vma.readable && (vma.writable || !writable);
+        vma::covering(self.tid, addr, len).is_some_and(|all| all.iter().all(allows))
     }
 }

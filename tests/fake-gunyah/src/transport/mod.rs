@@ -5,9 +5,13 @@
 //! descriptors that the fake answers with are real ones: unlinked temporary files ([`files`]), so `mmap`, `dup`,
 //! `close`, `fork` and passing over a socket are the kernel's own. inotify tells when the last use is gone.
 
+#[cfg_attr(not(all(feature = "kvm", target_arch = "aarch64")), path = "adopt_absent.rs")]
+pub(crate) mod adopt;
 pub(crate) mod call;
 pub(crate) mod files;
 pub(crate) mod filter;
+pub(crate) mod guest_file;
+pub(crate) mod lane;
 pub(crate) mod mapping;
 pub(crate) mod memory;
 pub(crate) mod page;
@@ -15,3 +19,4 @@ pub(crate) mod pending;
 pub(crate) mod pool;
 pub(crate) mod ram;
 pub(crate) mod sys;
+pub(crate) mod vma;

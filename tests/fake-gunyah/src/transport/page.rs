@@ -7,6 +7,7 @@ use super::mapping::Mapping;
 
 /// The bytes of a mapped file. User space may write any of them at any time, so there is never a reference into them, and
 /// each byte that the driver needs is read once.
+#[derive(Clone)]
 pub(crate) struct SharedPage(Arc<Mapping>);
 
 impl SharedPage {

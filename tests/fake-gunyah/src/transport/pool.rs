@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::call::{Call, Sleeper};
+use super::lane::Lanes;
 use super::pending::{Pending, Signals};
 use super::sys;
 use crate::errno::Errno;
@@ -26,7 +27,7 @@ pub(crate) struct Pool {
     wake: OwnedFd,
     tgid: u32,
     /// Received calls wait for their answer whatever signals come.
-    killable: bool,
+    pub(crate) killable: bool,
     signals: Signals,
     lead: Mutex<Lead>,
     lead_changed: Condvar,
@@ -34,6 +35,7 @@ pub(crate) struct Pool {
     sleeping: AtomicUsize,
     stop: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) lanes: Lanes,
 }
 
 #[derive(Default)]
@@ -73,6 +75,7 @@ impl Pool {
             sleeping: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             threads: Mutex::default(),
+            lanes: Lanes::default(),
         });
         pool.spawn()?;
         Ok(pool)
@@ -210,6 +213,7 @@ impl Pool {
     fn scan(&self) {
         let sleepers = lock(&self.sleepers).clone();
         for sleeper in sleepers {
+            sleeper.tick();
             sleeper.look(self.signals(sleeper.id, sleeper.tid, sleeper.local));
         }
     }
@@ -257,5 +261,6 @@ impl Pool {
             let Some(thread) = lock(&self.threads).pop() else { break };
             let _ = thread.join();
         }
+        self.lanes.stop();
     }
 }

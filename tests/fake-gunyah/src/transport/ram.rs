@@ -2,12 +2,15 @@
 #![expect(unsafe_code, reason = "guest RAM is memory that user space and vCPUs access at the same time")]
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use gunyah_bindings::v11;
 
-use super::mapping::Mapping;
+use super::adopt::Source;
+use super::guest_file::GuestFile;
 use super::sys;
+use crate::errno::Errno;
+use crate::hyp::kvm::{KvmVm, Refused};
 use crate::hyp::machine::{GuestRam, RamAccess};
 
 /// Where a region's bytes are.
@@ -18,8 +21,10 @@ pub(crate) enum Host {
     Here(usize),
     /// In another process.
     There { tgid: u32, addr: u64 },
-    /// In a file that this process has mapped, from this offset on.
-    Mapped(Arc<Mapping>, u64),
+    /// In a file of the driver's, from this offset on.
+    File(Arc<GuestFile>, u64),
+    /// In a program, and mapped here too.
+    Adopted(Arc<Source>),
 }
 
 /// One region as the guest sees it.
@@ -29,6 +34,9 @@ pub(crate) struct Slot {
     pub(crate) size: u64,
     pub(crate) access: u32,
     pub(crate) host: Host,
+    /// The host loses what the guest gets.
+    #[cfg_attr(not(all(feature = "kvm", target_arch = "aarch64")), expect(dead_code, reason = "KVM's"))]
+    pub(crate) lent: bool,
     /// A bit per page that the guest has been given. `None`: all of them.
     pub(crate) present: Option<Box<[AtomicU64]>>,
 }
@@ -56,7 +64,7 @@ impl Slot {
         match &self.host {
             Host::Here(base) => Some((std::process::id(), (*base as u64).wrapping_add(offset))),
             Host::There { tgid, addr } => Some((*tgid, addr.wrapping_add(offset))),
-            Host::Mapped(..) => None,
+            Host::File(..) | Host::Adopted(_) => None,
         }
     }
 
@@ -65,7 +73,8 @@ impl Slot {
         let base = match &self.host {
             Host::Here(base) => *base as *mut u8,
             Host::There { .. } => return None,
-            Host::Mapped(mapping, at) => mapping.base().as_ptr().wrapping_add(usize::try_from(*at).ok()?),
+            Host::File(file, at) => file.mapping().base().as_ptr().wrapping_add(usize::try_from(*at).ok()?),
+            Host::Adopted(source) => source.address() as *mut u8,
         };
         Some(base.wrapping_add(usize::try_from(offset).ok()?))
     }
@@ -75,6 +84,8 @@ impl Slot {
 #[derive(Debug, Default)]
 pub(crate) struct Ram {
     slots: RwLock<Vec<Slot>>,
+    /// Who has the guest's memory, if that is not this.
+    kvm: OnceLock<Arc<KvmVm>>,
     /// Makes one access of what the machine cannot do in one.
     one_at_a_time: Mutex<()>,
 }
@@ -143,8 +154,13 @@ unsafe fn store(to: *mut u8, data: &[u8]) {
 }
 
 impl Ram {
-    pub(crate) fn add(&self, slot: Slot) {
+    pub(crate) fn add(&self, slot: Slot) -> Result<(), Refused> {
+        // No lock is held here and below: see `hyp::kvm::memory`.
+        if let Some(kvm) = self.kvm.get() {
+            kvm.add_memory(&slot)?;
+        }
         self.slots.write().unwrap_or_else(PoisonError::into_inner).push(slot);
+        Ok(())
     }
 
     /// Takes a range of addresses away from the guest.
@@ -153,10 +169,37 @@ impl Ram {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|slot| slot.guest_addr != guest_addr);
+        if let Some(kvm) = self.kvm.get() {
+            kvm.remove_memory(guest_addr);
+        }
     }
 
     pub(crate) fn clear(&self) {
+        if let Some(kvm) = self.kvm.get() {
+            kvm.release_memory();
+        }
         self.slots.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The guest runs on KVM, which has its memory from now on.
+    pub(crate) fn hand_over(&self, kvm: &Arc<KvmVm>) -> Result<(), Refused> {
+        let slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        slots.iter().try_for_each(|slot| kvm.add_memory(slot))?;
+        let _ = self.kvm.set(Arc::clone(kvm));
+        let page = sys::page_size() as u64;
+        for slot in slots.iter().filter(|slot| slot.present.is_some()) {
+            let present = (0..slot.size).step_by(page as usize).filter(|offset| slot.is_present(*offset));
+            present.into_iter().try_for_each(|offset| kvm.give_page(slot.guest_addr + offset))?;
+        }
+        Ok(())
+    }
+
+    /// The guest has been given the page at `ipa`: it can go on.
+    pub(crate) fn let_go_on(&self, ipa: u64) -> Result<(), Errno> {
+        match self.kvm.get() {
+            Some(kvm) => kvm.give_page(ipa).map_err(|refused| refused.errno),
+            None => Ok(()),
+        }
     }
 
     /// Gives the guest the page at `ipa`; true if it did not have it.
@@ -178,7 +221,11 @@ impl Ram {
             let end = to.saturating_sub(slot.guest_addr).min(slot.size).div_ceil(page);
             let pages = (first..end).filter(|number| {
                 let bit = slot.bit(number * page);
-                bit.is_some_and(|(word, bit)| word.fetch_and(!bit, Ordering::AcqRel) & bit != 0)
+                let had = bit.is_some_and(|(word, bit)| word.fetch_and(!bit, Ordering::AcqRel) & bit != 0);
+                if let (true, Some(kvm)) = (had, self.kvm.get()) {
+                    kvm.take_page(slot.guest_addr + number * page);
+                }
+                had
             });
             taken += pages.count() as u64;
         }

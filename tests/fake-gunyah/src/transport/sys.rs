@@ -133,6 +133,15 @@ pub(crate) fn notif_add_fd(
     unsafe { ioctl(listener, NOTIF_ADDFD, &raw const add as usize) }.map(|fd| fd as RawFd)
 }
 
+/// Installs `fd` in the caller, close-on-exec; its call goes on.
+#[cfg_attr(not(all(feature = "kvm", target_arch = "aarch64")), expect(dead_code, reason = "KVM's"))]
+pub(crate) fn notif_install_fd(listener: BorrowedFd<'_>, id: u64, fd: BorrowedFd<'_>) -> Result<RawFd> {
+    let newfd_flags = libc::O_CLOEXEC as u32;
+    let add = AddFd { id, flags: 0, srcfd: fd.as_raw_fd() as u32, newfd: 0, newfd_flags };
+    // SAFETY: the request reads one `AddFd`.
+    unsafe { ioctl(listener, NOTIF_ADDFD, &raw const add as usize) }.map(|fd| fd as RawFd)
+}
+
 /// poll(2). `EINTR` counts as "nothing ready".
 pub(crate) fn poll(fds: &mut [libc::pollfd], timeout_ms: i32) {
     // SAFETY: the pointer and the length are those of a slice.
@@ -218,6 +227,17 @@ pub(crate) fn fetch_fd(tgid: u32, fd: RawFd) -> Result<OwnedFd> {
     let pidfd = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, tgid, 0) })?;
     // SAFETY: as above.
     owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })
+}
+
+/// Waits for a child's end, and leaves its status to be asked for.
+pub(crate) fn wait_for_end(pid: u32) -> Result<()> {
+    // SAFETY: takes numbers.
+    let pidfd = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let mut fds = [libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+    while fds.iter().all(|fd| fd.revents == 0) {
+        poll(&mut fds, -1);
+    }
+    Ok(())
 }
 
 /// An eventfd that never blocks.
@@ -365,6 +385,14 @@ pub(crate) fn read(fd: BorrowedFd<'_>, buf: &mut [u8]) -> Result<usize> {
     // SAFETY: the pointer and the length are those of a slice.
     let n = unsafe { libc::read(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) };
     check(n as libc::c_long).map(|n| n as usize)
+}
+
+/// Takes an eventfd's counter, if it is not 0.
+pub(crate) fn eventfd_drain(fd: BorrowedFd<'_>) {
+    let mut count = [0u8; 8];
+    let vector = libc::iovec { iov_base: count.as_mut_ptr().cast(), iov_len: count.len() };
+    // SAFETY: the vector is that of an array. The flag keeps an eventfd that may block from doing so.
+    let _ = unsafe { libc::preadv2(fd.as_raw_fd(), &raw const vector, 1, -1, libc::RWF_NOWAIT) };
 }
 
 /// Adds one to an eventfd's counter.
