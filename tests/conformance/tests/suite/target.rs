@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
-use fake_gunyah::{Builder, Fake, Flavour, Guest, Handle, Host};
+use fake_gunyah::{Builder, Engine, Fake, Flavour, Guest, Handle, Host};
 use vmm_adapter::Hypervisor;
 use vmm_adapter::gunyah::Gunyah;
 use vmm_adapter::kvm::Kvm;
@@ -26,7 +26,7 @@ pub struct Target {
 }
 
 enum Kind {
-    FakeGunyah(Kernel),
+    FakeGunyah(Kernel, Engine),
     RealGunyah,
     Kvm,
     Missing(String),
@@ -70,20 +70,25 @@ impl Probe {
     }
 }
 
+/// The flavours that can run guests.
+const FLAVOURS: [Flavour; 6] = [
+    Flavour::V11,
+    Flavour::Android14Early,
+    Flavour::Android14,
+    Flavour::Android15,
+    Flavour::Android16,
+    Flavour::V17,
+];
+
+/// Set where KVM must be there: a row that cannot run is a failure then.
+const REQUIRED: &str = "ARM64_RIG_KVM";
+
 /// Every row of the table.
 pub fn all() -> Vec<Target> {
-    let mut targets: Vec<Target> = [
-        Flavour::V11,
-        Flavour::Android14Early,
-        Flavour::Android14,
-        Flavour::Android15,
-        Flavour::Android16,
-        Flavour::V17,
-    ]
-    .into_iter()
-    .map(|flavour| fake(flavour.name(), Kernel::Flavour(flavour)))
-    .collect();
+    let mut targets: Vec<Target> =
+        FLAVOURS.into_iter().map(|flavour| fake(flavour.name(), Kernel::Flavour(flavour))).collect();
     targets.extend(Host::ALL.map(|host| fake(host.name(), Kernel::Host(host))));
+    targets.extend(FLAVOURS.map(fake_on_kvm));
     let real = if Path::new(Gunyah::DEFAULT_PATH).exists() {
         Kind::RealGunyah
     } else {
@@ -100,7 +105,16 @@ pub fn all() -> Vec<Target> {
 
 /// A fake that the host does not allow fails its tests: it is not a backend that happens to be away.
 fn fake(name: &str, kernel: Kernel) -> Target {
-    Target { name: format!("fake-{name}"), kind: Kind::FakeGunyah(kernel) }
+    Target { name: format!("fake-{name}"), kind: Kind::FakeGunyah(kernel, Engine::Interpreter) }
+}
+
+/// The fake whose guests run on this host's KVM, where it has one for them.
+fn fake_on_kvm(flavour: Flavour) -> Target {
+    let kind = match Engine::Kvm.check() {
+        Err(why) if std::env::var_os(REQUIRED).is_none() => Kind::Missing(why.to_string()),
+        _ => Kind::FakeGunyah(Kernel::Flavour(flavour), Engine::Kvm),
+    };
+    Target { name: format!("fake-{flavour}-on-kvm"), kind }
 }
 
 impl Kernel {
@@ -133,8 +147,8 @@ impl Target {
             probe.inapplicable.into_inner().unwrap()
         };
         match &self.kind {
-            Kind::FakeGunyah(kernel) => {
-                let fake = kernel.builder().guest(Guest::code());
+            Kind::FakeGunyah(kernel, engine) => {
+                let fake = kernel.builder().guest(Guest::code_on(*engine));
                 let fake = fake.cma_region(RESERVED, RESERVED_SIZE).build().unwrap();
                 fake.run(|handle| run(&Gunyah::open().unwrap(), Some(handle.clone()))).unwrap()
             }
