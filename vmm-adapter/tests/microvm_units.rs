@@ -12,10 +12,14 @@
 
 #[path = "../examples/microvm/cli.rs"]
 mod cli;
+#[path = "../examples/microvm/config.rs"]
+mod config;
 #[path = "../examples/microvm/error.rs"]
 mod error;
 #[path = "../examples/microvm/input.rs"]
 mod input;
+#[path = "../examples/microvm/kernel_config.rs"]
+mod kernel_config;
 #[path = "../examples/microvm/layout.rs"]
 mod layout;
 #[path = "../examples/microvm/outcome.rs"]
@@ -24,9 +28,13 @@ mod outcome;
 mod payload;
 #[path = "../examples/microvm/serial.rs"]
 mod serial;
+#[path = "../examples/microvm/spec.rs"]
+mod spec;
 #[path = "../examples/microvm/stop.rs"]
 mod stop;
 #[path = "../examples/microvm/sys.rs"]
 mod sys;
 #[path = "../examples/microvm/test_device.rs"]
 mod test_device;
+#[path = "../examples/microvm/virtio/mod.rs"]
+mod virtio;

@@ -66,6 +66,7 @@ fn a_whole_tree() {
         initrd: Some((GuestAddress(0x8010_0000), 0x1234)),
         stdout: Some(uart.path()),
         rng_seed: vec![1, 2, 3, 4],
+        dma_pool: None,
         devices: vec![uart, rtc],
     };
     let config = VmConfig::new(3).with_irq_line(IrqLine::edge(0)).with_irq_line(IrqLine::level(1));
@@ -107,6 +108,24 @@ fn a_whole_tree() {
     // These are the Resource Manager's own.
     assert!(!tree.has("/hypervisor") && !tree.has("/reserved-memory"));
     assert!(blob.len() < 4096, "{} bytes", blob.len());
+}
+
+#[test]
+fn devices_behind_a_dma_pool_refer_to_it() {
+    let device = |addr| Device::new("virtio_mmio", GuestAddress(addr), 0x200, &["virtio,mmio"]);
+    let guest = GuestTree {
+        dma_pool: Some((GuestAddress(0x8040_0000), 0x20_0000)),
+        devices: vec![device(0x1001_0000).behind_dma_pool(), device(0x1001_1000)],
+        ..GuestTree::default()
+    };
+    let tree = Tree::read(&blob(Flavour::V11, &VmConfig::new(1), &guest, plain_ram));
+    let pool = "/reserved-memory/dma-pool@80400000";
+    assert_eq!(tree.texts(&format!("{pool}:compatible")), ["restricted-dma-pool"]);
+    assert_eq!(tree.cells(&format!("{pool}:reg")), [0, 0x8040_0000, 0, 0x20_0000]);
+    assert!(tree.has("/reserved-memory:ranges") && !tree.has(&format!("{pool}:no-map")));
+    let phandle = tree.cells(&format!("{pool}:phandle"));
+    assert_eq!(tree.cells("/virtio_mmio@10010000:memory-region"), phandle);
+    assert!(!tree.has("/virtio_mmio@10011000:memory-region"));
 }
 
 #[test]

@@ -18,6 +18,9 @@ pub(crate) enum Choice {
     Fake,
 }
 
+use crate::config::Config;
+use crate::error::Result;
+
 /// A small VMM: boots an arm64 guest through the Gunyah ABI.
 ///
 /// Without --kernel it runs a built-in guest, which greets, checks reads and writes of every width with a test device,
@@ -28,25 +31,31 @@ pub(crate) enum Choice {
 #[derive(Clone, Debug, Parser)]
 #[command(name = "microvm", version, after_help = AFTER_HELP)]
 pub(crate) struct Options {
-    /// The guest's kernel: an arm64 Image, or a flat image that is entered at its first byte
+    /// What the VM is made of. [`Options::resolve`] makes it what options and file come to.
+    #[command(flatten)]
+    pub(crate) vm: Config,
+
+    /// Share the guest's memory with the host. Many hosts that can lend refuse such a VM at the start. In a file:
+    /// protected = false
+    #[arg(long, conflicts_with = "protected")]
+    pub(crate) plain: bool,
+
+    /// Let the guest's notifications be exits, which are handed on. To measure what ioeventfds save
+    #[arg(long)]
+    pub(crate) no_ioeventfd: bool,
+
+    /// A TOML file with these options, under these names. Options of the command line go before it; its paths are relative
+    /// to the current directory
     #[arg(long, value_name = "FILE")]
-    pub(crate) kernel: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
 
-    /// An initial RAM disk for the kernel
-    #[arg(long, value_name = "FILE", requires = "kernel")]
-    pub(crate) initrd: Option<PathBuf>,
+    /// Print what file and options come to, as a file would give it, and do nothing else
+    #[arg(long)]
+    pub(crate) print_config: bool,
 
-    /// The kernel's command line
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    pub(crate) cmdline: String,
-
-    /// The guest's memory, in MiB or with a suffix K, M or G [default: 256M, or 2M for the built-in guest]
-    #[arg(long, value_name = "SIZE", value_parser = size)]
-    pub(crate) memory: Option<u64>,
-
-    /// How many CPUs the guest has
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) cpus: u32,
+    /// Print what devices and vCPUs did, on standard error at the end
+    #[arg(long)]
+    pub(crate) stats: bool,
 
     /// Write the guest's devicetree to FILE before the start
     #[arg(long, value_name = "FILE")]
@@ -59,58 +68,82 @@ pub(crate) struct Options {
     /// The Gunyah device; never the fake [default: /dev/gunyah, or the fake where that does not exist]
     #[arg(long, value_name = "PATH")]
     pub(crate) device: Option<PathBuf>,
+}
 
-    /// Lend the guest its memory, so that the host cannot reach it. The default where the host can
-    #[arg(long)]
-    pub(crate) protected: bool,
-
-    /// Share the guest's memory with the host. Many hosts that can lend refuse such a VM at the start
-    #[arg(long, conflicts_with = "protected")]
-    pub(crate) plain: bool,
+impl Options {
+    /// Reads the file and settles what the VM is made of.
+    pub(crate) fn resolve(mut self) -> Result<Self> {
+        if self.plain {
+            self.vm.protected = Some(false);
+        }
+        if self.no_ioeventfd {
+            self.vm.ioeventfd = Some(false);
+        }
+        if let Some(path) = &self.config {
+            self.vm = self.vm.over(Config::from_file(path)?);
+        }
+        self.vm.check()?;
+        Ok(self)
+    }
 }
 
 const AFTER_HELP: &str = "\
 Console:
-  The guest's UART is standard input and output. On a terminal, Ctrl-A x quits and Ctrl-A Ctrl-A sends Ctrl-A.
+  The guest's UART (ttyS0) is standard input and output. On a terminal, Ctrl-A x quits and Ctrl-A Ctrl-A sends Ctrl-A.
+  With --console virtio the input goes to a virtio console (hvc0), and both are shown; unless the command line names a
+  console, console=hvc0 is added to it.
+
+Network:
+  tap=NAME     a tap interface of the host; one that does not exist is made, which needs CAP_NET_ADMIN. A bridge or an address
+               for it is yours to set up
+  user         the host's network by way of passt (Debian: apt-get install passt), without privileges; the guest finds its
+               address by DHCP
+  socket=PATH  frames over a Unix socket, each behind its length in 4 bytes, as passt --socket and QEMU's stream netdev
+               have it
+
+Vsock:
+  A program of the host reaches the guest's port 52 by connecting to PATH and sending \"CONNECT 52\\n\"; the answer is
+  \"OK NUMBER\\n\" when somebody listens there, else the end of the connection. When a program of the guest connects to
+  port 53 of the host (cid 2), microvm connects to the Unix socket PATH_53.
+
+Protected guests:
+  All memory is lent but for a pool (--dma-pool) that the devices use. The guest's kernel needs CONFIG_DMA_RESTRICTED_POOL=y
+  and says so when it boots: \"created restricted DMA pool\".
 
 Exit codes:
     0  the guest powered off (the built-in guest: and the test device found nothing wrong)
-    1  microvm cannot go on; one line on standard error says why
-    2  the command line is wrong
+    1  microvm cannot go on, or the host refuses the VM; one line on standard error says why
+    2  the command line or the configuration file is wrong
    32  the guest reset itself; run microvm again for another boot
    33  the guest crashed
    35  Ctrl-A x
-  128+n  signal n
+  128+n  signal n (SIGTERM, SIGINT, SIGHUP and SIGQUIT end the guest in order)
 
 Examples:
   microvm                                  run the built-in guest
   microvm --cpus 2                         the same with two CPUs
   microvm --kernel Image --initrd rootfs.cpio --cmdline 'console=ttyS0 panic=-1' --memory 512M
+  microvm --kernel Image --disk root.img --disk data.img,ro,serial=data --cmdline 'console=ttyS0 root=/dev/vda'
+  microvm --kernel Image --initrd rootfs.cpio --net user --rng --console virtio
+  microvm --kernel Image --initrd rootfs.cpio --net tap=tap0,mac=52:54:00:12:34:56
+  microvm --kernel Image --initrd rootfs.cpio --vsock cid=3,uds=/tmp/vm.vsock
+  microvm --kernel Image --initrd rootfs.cpio --protected --dma-pool 32M --disk root.img
+  microvm --config vm.toml --memory 1G     a file, and one thing different
+  microvm --config vm.toml --print-config  what that comes to
+  microvm --kernel Image --disk root.img --stats
+  microvm --kernel Image --disk root.img --stats --no-ioeventfd
   microvm --dtb guest.dtb                  look at the tree with: dtc guest.dtb";
-
-/// A size in bytes. A plain number is in MiB.
-fn size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|last: char| last.is_ascii_alphabetic());
-    let unit: u64 = match text.strip_prefix(digits).unwrap_or_default().to_ascii_uppercase().as_str() {
-        "K" => 1 << 10,
-        "" | "M" => 1 << 20,
-        "G" => 1 << 30,
-        other => return Err(format!("unknown suffix {other:?}, use K, M or G")),
-    };
-    let number: u64 =
-        digits.parse().map_err(|_| "not a size: use a number with K, M or G behind it".to_owned())?;
-    match number.checked_mul(unit) {
-        Some(0) => Err("a guest needs memory".to_owned()),
-        Some(size) => Ok(size),
-        None => Err("too large".to_owned()),
-    }
-}
 
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::spec::Size;
+
+    fn parse(arguments: &[&str]) -> Options {
+        Options::try_parse_from([&["microvm"], arguments].concat()).unwrap()
+    }
 
     #[test]
     fn the_command_line_is_sound() {
@@ -118,13 +151,48 @@ mod tests {
     }
 
     #[test]
-    fn sizes_have_suffixes() {
-        assert_eq!(size("64M"), Ok(64 << 20));
-        assert_eq!(size("64"), Ok(64 << 20));
-        assert_eq!(size("1g"), Ok(1 << 30));
-        assert_eq!(size("4100K"), Ok(4100 << 10));
-        for wrong in ["", "M", "64MB", "-1", "1.5G", "0", "99999999999999G", "0x10"] {
-            assert!(size(wrong).is_err(), "{wrong}");
+    fn options_become_a_configuration() {
+        let config = parse(&[
+            "--memory",
+            "64M",
+            "--disk",
+            "a,ro",
+            "--disk",
+            "b",
+            "--rng",
+            "--no-ioeventfd",
+            "--plain",
+        ]);
+        let config = config.resolve().unwrap().vm;
+        assert_eq!((config.memory, config.disk.len(), config.rng), (Some(Size(64 << 20)), 2, Some(true)));
+        assert_eq!((config.ioeventfd, config.protected), (Some(false), Some(false)));
+        assert_eq!(parse(&["--protected"]).resolve().unwrap().vm.protected, Some(true));
+        assert_eq!(parse(&[]).resolve().unwrap().vm, Config::default());
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        assert!(Options::try_parse_from(["microvm", "--plain", "--protected"]).is_err());
+        let why = |arguments: &[&str]| parse(arguments).resolve().unwrap_err().to_string();
+        assert!(why(&["--initrd", "i"]).contains("--kernel"));
+        assert!(why(&["--plain", "--dma-pool", "4M"]).contains("no DMA pool"));
+    }
+
+    #[test]
+    fn every_option_of_a_file_is_one_of_the_command_line() {
+        let text = Options::command().render_long_help().to_string();
+        let full = r#"kernel=""
+            initrd=""
+            cmdline=""
+            vsock={cid=3,uds="v"}
+            protected=true
+            disk=[{path="a"}]
+            net=[{user=true}]"#;
+        let all: Config = toml::from_str(full).unwrap();
+        let printed: toml::Table = toml::from_str(&all.to_text().unwrap()).unwrap();
+        for name in printed.keys().filter(|name| *name != "ioeventfd") {
+            assert!(text.contains(&format!("--{name} ")) || text.contains(&format!("--{name}\n")), "{name}");
         }
+        assert_eq!(printed.len(), 13);
     }
 }

@@ -1,25 +1,31 @@
-//! The input thread: standard input to the UART, Ctrl-A x, and signals that end the run.
+//! Input: from standard input to the guest's console, Ctrl-A x, and signals that end the run.
 
-use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::error::{Error, Result};
 use crate::outcome::Outcome;
-use crate::serial::Console;
-use crate::stop::{EndOnPanic, Stop};
+use crate::stop::Stop;
 use crate::sys::{self, Ready};
 
 const CTRL_A: u8 = 1;
 /// How long to wait, in ms, before input is offered again to a UART that takes none without being full (loop-back).
 const RETRY: i32 = 20;
 
-/// What the input thread waits for.
+/// A console that takes input.
+pub(crate) trait Sink: Send + Sync {
+    /// Gives the guest input, as much as there is room for. Answers how much that was.
+    fn enqueue(&self, input: &[u8]) -> usize;
+
+    /// Whether any input can be taken.
+    fn has_room(&self) -> bool;
+}
+
+/// What the input waits for.
 pub(crate) struct Input {
     signals: OwnedFd,
-    /// The UART has room again.
+    /// The console has room again.
     room: EventFd,
     keys: Keys,
 }
@@ -32,9 +38,8 @@ impl Input {
         Ok(Self { signals, room, keys: Keys { escapes, prefixed: false } })
     }
 
-    /// Feeds the UART until the run ends.
-    pub(crate) fn run<W: Write>(mut self, console: &Arc<Console<W>>, stop: &Stop) {
-        let _guard = EndOnPanic(stop, "input");
+    /// Feeds the console until the run ends.
+    pub(crate) fn run(mut self, console: &dyn Sink, stop: &Stop) {
         let mut open = true;
         let mut pending: Vec<u8> = Vec::new();
         while !stop.is_set() {

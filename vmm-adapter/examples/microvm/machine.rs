@@ -2,67 +2,86 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::{Scope, ScopedJoinHandle};
 
 use vm_memory::GuestAddress;
 use vmm_adapter::fdt::{self, GuestTree, Value};
-use vmm_adapter::{
-    BootContext, Bus, Hypervisor, IoHandler, MemoryRegion, Sharing, Vcpu, Vm, VmConfig, VmKind,
-};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_adapter::{Bus, Hypervisor, Sharing, Vcpu, VcpuEnd, VcpuExit, VcpuThread, Vm, VmConfig, VmKind};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::cli::Options;
+use crate::devices::{self, Running, Slot, event};
 use crate::error::{Error, Result};
-use crate::input::Input;
+use crate::input::{Input, Sink};
+use crate::kernel_config;
 use crate::layout;
+use crate::loader;
 use crate::outcome::Outcome;
-use crate::payload::{self, Kernel};
+use crate::payload::{Blob, Kernel};
 use crate::rtc::Clock;
-use crate::serial::Console;
+use crate::serial::Uart;
+use crate::spec::Console;
+use crate::stats::{self, Counted};
 use crate::stop::Stop;
 use crate::terminal::RawMode;
 use crate::test_device::TestDevice;
-use crate::vcpus;
-
-/// What the RAM disk's address and the tree's are aligned to: the largest page of arm64, and the smallest.
-const INITRD_ALIGNMENT: u64 = 0x1_0000;
-const TREE_PAGE: u64 = 4096;
-/// A tree with its room beyond this was seen to make a Resource Manager fail.
-const LARGEST_GOOD_TREE: u64 = 16 << 10;
+use crate::virtio::console::Typed;
+use crate::virtio::dma::Dma;
 
 /// Builds the machine, runs it and says how it ended.
 pub(crate) fn run(hypervisor: &dyn Hypervisor, options: &Options) -> Result<Outcome> {
-    let kernel = match &options.kernel {
+    let config = &options.vm;
+    // Everything that can be found to be wrong without a VM, before memory is taken.
+    let kernel = match &config.kernel {
         Some(path) => Kernel::from_file(path)?,
         None => Kernel::built_in(),
     };
-    let initrd = options.initrd.as_deref().map(payload::read).transpose()?;
-    let size = options.memory.unwrap_or(if options.kernel.is_some() { 256 << 20 } else { 2 << 20 });
-    // Before the memory is taken: no image that is too big should cost more than a look at it.
-    kernel.end(size)?;
+    kernel.end(config.memory_size())?;
+    let initrd = config.initrd.as_deref().map(Blob::open).transpose()?;
+    let room = event()?;
+    let typed = match config.console.unwrap_or_default() {
+        Console::Serial => None,
+        Console::Virtio => Some(Arc::new(Typed::new(clone(&room)?).map_err(no_eventfd)?)),
+    };
+    let slots = devices::open(config, typed.clone())?;
 
-    let vm = create_vm(hypervisor, options)?;
-    let sharing = if vm.config().kind.is_protected() { Sharing::Private } else { Sharing::Shared };
-    let ram = vm.allocate(GuestAddress(layout::RAM), size, sharing)?;
-    let boot = load(&*vm, &ram, &kernel, initrd.as_deref(), options)?;
+    let vm = create_vm(hypervisor, options, &slots)?;
+    let protected = vm.config().kind.is_protected();
+    let sharing = if protected { Sharing::Private } else { Sharing::Shared };
+    let ram = vm.allocate(GuestAddress(layout::RAM), config.memory_size(), sharing)?;
+    let pool = if protected && (!slots.is_empty() || config.dma_pool.is_some()) {
+        warn_of_kernel(&kernel, options)?;
+        Some(allocate_pool(&*vm, options)?)
+    } else {
+        None
+    };
+    let tree = describe(options, &slots, pool)?;
+    let boot = loader::load(&*vm, &ram, &kernel, initrd.as_ref(), tree, options)?;
 
     let irq = event()?;
     vm.register_irqfd(&irq, layout::SERIAL_IRQ)?;
-    let room = event()?;
-    let console = Arc::new(Console::new(irq, clone(&room)?, io::stdout()));
-    let clock = Clock::new();
-    let test_device = options.kernel.is_none().then(TestDevice::default);
+    let uart = Arc::new(Uart::new(irq, clone(&room)?, io::stdout()));
+    let test_device = config.kernel.is_none().then(|| Arc::new(TestDevice::default()));
     let mut bus = Bus::new();
-    bus.add(GuestAddress(layout::SERIAL), layout::SERIAL_SIZE, &*console)?;
-    bus.add(GuestAddress(layout::RTC), layout::RTC_SIZE, &clock)?;
+    bus.add(GuestAddress(layout::SERIAL), layout::SERIAL_SIZE, Arc::clone(&uart))?;
+    bus.add(GuestAddress(layout::RTC), layout::RTC_SIZE, Clock::new())?;
     if let Some(device) = &test_device {
-        bus.add(GuestAddress(layout::TEST_DEVICE), layout::TEST_DEVICE_SIZE, device)?;
+        bus.add(GuestAddress(layout::TEST_DEVICE), layout::TEST_DEVICE_SIZE, Arc::clone(device))?;
     }
+    let ioeventfds = config.ioeventfd.unwrap_or(true);
+    let devices = Running::start(&*vm, slots, &Dma::of(&*vm)?, ioeventfds, &mut bus)?;
 
-    let vcpus: Vec<_> = (0..options.cpus).map(|id| vm.create_vcpu(id)).collect::<vmm_adapter::Result<_>>()?;
+    let vcpus: Vec<_> =
+        (0..config.vcpus()).map(|id| vm.create_vcpu(id)).collect::<vmm_adapter::Result<_>>()?;
     vm.start(&boot)?;
-    let outcome = run_vcpus(vcpus, &bus, &console, room)?;
-    drop(bus);
+    let console: &dyn Sink = match &typed {
+        Some(typed) => &**typed,
+        None => &*uart,
+    };
+    let outcome = run_vcpus(vcpus, bus, console, room, options)?;
+    if options.stats {
+        devices.stats().for_each(|line| eprintln!("microvm: {line}"));
+    }
+    drop(devices);
     match (outcome, test_device.map(|device| device.verdict())) {
         (Outcome::PowerOff(_), Some(Err(why))) => Err(Error::new(why)),
         _ => Ok(outcome),
@@ -70,71 +89,41 @@ pub(crate) fn run(hypervisor: &dyn Hypervisor, options: &Options) -> Result<Outc
 }
 
 /// The kind of VM that was asked for, or what the host is most sure to run.
-fn create_vm(hypervisor: &dyn Hypervisor, options: &Options) -> Result<Arc<dyn Vm>> {
-    let kind = match (options.protected, options.plain) {
-        (true, _) => VmKind::Protected,
-        (_, true) => VmKind::Plain,
-        _ => VmKind::Any,
+fn create_vm(hypervisor: &dyn Hypervisor, options: &Options, slots: &[Slot]) -> Result<Arc<dyn Vm>> {
+    let kind = match options.vm.protected {
+        Some(true) => VmKind::Protected,
+        Some(false) => VmKind::Plain,
+        None => VmKind::Any,
     };
-    let config = VmConfig::new(options.cpus).with_irq_line(layout::SERIAL_IRQ).with_kind(kind);
+    let config = VmConfig::new(options.vm.vcpus()).with_irq_line(layout::SERIAL_IRQ).with_kind(kind);
+    let config = slots.iter().fold(config, |config, slot| config.with_irq_line(slot.line));
     Ok(hypervisor.create_vm(&config)?)
 }
 
-/// Puts kernel, RAM disk and tree into memory.
-fn load(
-    vm: &dyn Vm,
-    ram: &MemoryRegion,
-    kernel: &Kernel,
-    initrd: Option<&[u8]>,
-    options: &Options,
-) -> Result<BootContext> {
-    let kernel_end = kernel.end(ram.size())?;
-    let entry = GuestAddress(layout::RAM.saturating_add(kernel.offset));
-    ram.write(entry, &kernel.image)?;
-
-    let initrd = initrd.map(|data| (GuestAddress(kernel_end.next_multiple_of(INITRD_ALIGNMENT)), data));
-    let initrd_end = match initrd {
-        None => kernel_end,
-        Some((addr, data)) if ram.contains(addr, data.len() as u64) => {
-            ram.write(addr, data)?;
-            addr.0.saturating_add(data.len() as u64)
-        }
-        Some((addr, data)) => {
-            return Err(Error::new(format!(
-                "the initrd is too big: {} KiB at {:#x} do not fit in {} KiB of memory (--memory)",
-                data.len().div_ceil(1024),
-                addr.0,
-                ram.size() / 1024
-            )));
-        }
-    };
-
-    let tree = fdt::write(vm, &describe(options, initrd.map(|(addr, data)| (addr, data.len() as u64))))?;
-    if let Some(path) = &options.dtb {
-        std::fs::write(path, &tree).map_err(|error| {
-            Error::new(format!("cannot write the devicetree to {}: {error}", path.display()))
-        })?;
-    }
-    let blob = tree.len() as u64;
-    let fdt_size = blob.saturating_add(vm.tree_slack(blob)).next_multiple_of(TREE_PAGE);
-    if fdt_size > LARGEST_GOOD_TREE {
-        eprintln!(
-            "microvm: the devicetree takes {fdt_size} bytes; beyond {LARGEST_GOOD_TREE} some hosts fail to start"
-        );
-    }
-    let ram_end = layout::RAM.saturating_add(ram.size());
-    let fdt = GuestAddress(ram_end.saturating_sub(fdt_size) & !(TREE_PAGE - 1));
-    if fdt.0 < initrd_end {
-        return Err(Error::new(format!(
-            "the devicetree needs {fdt_size} bytes behind kernel and initrd: give the guest more than {} KiB (--memory)",
-            ram.size() / 1024
-        )));
-    }
-    ram.write(fdt, &tree)?;
-    Ok(BootContext { entry, fdt, fdt_size })
+/// The memory that a protected guest's devices use, behind its own.
+fn allocate_pool(vm: &dyn Vm, options: &Options) -> Result<(GuestAddress, u64)> {
+    let ram_end = layout::RAM.saturating_add(options.vm.memory_size());
+    let addr = GuestAddress(ram_end.next_multiple_of(layout::DMA_POOL_ALIGNMENT));
+    let size = options.vm.dma_pool_size();
+    vm.allocate(addr, size, Sharing::Shared)?;
+    Ok((addr, size))
 }
 
-fn describe(options: &Options, initrd: Option<(GuestAddress, u64)>) -> GuestTree {
+/// Says before the boot what the kernel lacks for devices in a protected VM, if it tells.
+fn warn_of_kernel(kernel: &Kernel, options: &Options) -> Result<()> {
+    let Some(path) = &options.vm.kernel else { return Ok(()) };
+    let missing = kernel_config::missing(kernel.image.reader()?)
+        .map_err(|error| Error::new(format!("cannot read {}: {error}", path.display())))?;
+    for option in missing.unwrap_or_default() {
+        eprintln!(
+            "microvm: {} was built without {option}: virtio devices will not work in this protected VM",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+fn describe(options: &Options, slots: &[Slot], dma_pool: Option<(GuestAddress, u64)>) -> Result<GuestTree> {
     let serial = fdt::Device::new("serial", GuestAddress(layout::SERIAL), layout::SERIAL_SIZE, &["ns16550a"])
         .irq(layout::SERIAL_IRQ)
         .with("clock-frequency", Value::U32(1_843_200))
@@ -142,60 +131,79 @@ fn describe(options: &Options, initrd: Option<(GuestAddress, u64)>) -> GuestTree
     let rtc =
         fdt::Device::new("rtc", GuestAddress(layout::RTC), layout::RTC_SIZE, &["arm,pl031", "arm,primecell"])
             .clocked();
-    GuestTree {
+    let stdout = Some(serial.path());
+    let mut devices = vec![serial, rtc];
+    devices.extend(slots.iter().map(|slot| slot.node(dma_pool.is_some())));
+    let mut rng_seed = Vec::new();
+    if options.vm.kernel.is_some() {
+        // So that the guest's generator need not wait for entropy.
+        rng_seed = vec![0; 32];
+        getrandom::fill(&mut rng_seed).map_err(|error| Error::new(format!("no random bytes: {error}")))?;
+    }
+    Ok(GuestTree {
         model: "microvm".to_owned(),
         compatible: "rust-vmm,microvm".to_owned(),
-        cmdline: options.cmdline.clone(),
-        initrd,
-        stdout: Some(serial.path()),
-        devices: vec![serial, rtc],
+        cmdline: options.vm.kernel_cmdline(),
+        stdout,
+        rng_seed,
+        dma_pool,
+        devices,
         ..GuestTree::default()
-    }
+    })
 }
 
-/// Runs each vCPU on a thread of its own, and the console, until the first reason to end.
-fn run_vcpus<W: io::Write + Send>(
+/// Runs each vCPU on a thread of its own, and the input on this one, until the first reason to end.
+fn run_vcpus(
     vcpus: Vec<Box<dyn Vcpu>>,
-    devices: &dyn IoHandler,
-    console: &Arc<Console<W>>,
+    bus: Bus<'static>,
+    console: &dyn Sink,
     room: EventFd,
+    options: &Options,
 ) -> Result<Outcome> {
-    let stop = Stop::new(vcpus.iter().map(|vcpu| vcpu.kicker()).collect(), event()?);
+    let stop = Arc::new(Stop::new(event()?));
     let terminal =
         RawMode::enter().map_err(|error| Error::new(format!("cannot set up the terminal: {error}")))?;
     let input = Input::new(room, terminal.is_raw())?;
-    std::thread::scope(|scope| {
-        let stop = &stop;
-        let mut threads = vec![spawn(scope, stop, "input".to_owned(), move || input.run(console, stop))];
-        for vcpu in vcpus {
-            let name = format!("vcpu{}", vcpu.id());
-            threads.push(spawn(scope, stop, name, move || vcpus::run(vcpu, devices, stop)));
-        }
-        for thread in threads.into_iter().flatten() {
-            // A thread that panicked has ended the run with that as its reason.
-            drop(thread.join());
-        }
-    });
+    let bus = Arc::new(bus);
+    let (mut threads, mut exits) = (Vec::new(), Vec::new());
+    for vcpu in vcpus {
+        let io = Counted::new(Arc::clone(&bus) as _);
+        exits.push(Arc::clone(&io.exits));
+        let theirs = Arc::clone(&stop);
+        let thread = VcpuThread::spawn(vcpu, Arc::new(io), move |id, end| {
+            if let Some(reason) = reason(id, end) {
+                theirs.end(reason);
+            }
+        });
+        threads.push(thread.map_err(|error| Error::new(format!("cannot make a thread: {error}")))?);
+    }
+    input.run(console, &stop);
+    threads.iter().for_each(VcpuThread::stop);
+    drop(threads);
     drop(terminal);
+    if options.stats {
+        exits.iter().enumerate().for_each(|(id, exits)| eprintln!("microvm: {}", stats::vcpu(id, exits)));
+    }
     stop.take()
 }
 
-/// Makes a thread. Where there can be none the run ends.
-fn spawn<'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    stop: &Stop,
-    name: String,
-    body: impl FnOnce() + Send + 'scope,
-) -> Option<ScopedJoinHandle<'scope, ()>> {
-    let thread = std::thread::Builder::new().name(name).spawn_scoped(scope, body);
-    thread.inspect_err(|error| stop.end(Err(Error::new(format!("cannot make a thread: {error}"))))).ok()
-}
-
-fn event() -> Result<EventFd> {
-    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
-        .map_err(|error| Error::new(format!("cannot make an eventfd: {error}")))
+/// What the end of a vCPU means for the run.
+fn reason(id: u32, end: &VcpuEnd) -> Option<Result<Outcome>> {
+    Some(match end {
+        VcpuEnd::Stopped => return None,
+        VcpuEnd::Exited(VcpuExit::PowerOff(details)) => Ok(Outcome::PowerOff(*details)),
+        VcpuEnd::Exited(VcpuExit::Reset(details)) => Ok(Outcome::Reset(*details)),
+        VcpuEnd::Exited(VcpuExit::Crashed(details)) => Ok(Outcome::Crash(*details)),
+        VcpuEnd::Exited(other) => Err(Error::new(format!("vCPU {id} stopped: {other:?}"))),
+        VcpuEnd::Failed(error) => Err(Error::new(format!("vCPU {id}: {}", error.chain()))),
+        VcpuEnd::Panicked(message) => Err(Error::new(format!("vCPU {id}: a device panicked: {message}"))),
+    })
 }
 
 fn clone(fd: &EventFd) -> Result<EventFd> {
-    fd.try_clone().map_err(|error| Error::new(format!("cannot duplicate an eventfd: {error}")))
+    fd.try_clone().map_err(no_eventfd)
+}
+
+fn no_eventfd(error: io::Error) -> Error {
+    Error::new(format!("cannot make an eventfd: {error}"))
 }

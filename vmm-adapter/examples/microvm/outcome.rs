@@ -6,6 +6,8 @@ use vmm_adapter::ExitDetails;
 
 /// microvm cannot go on.
 pub(crate) const FAILURE: u8 = 1;
+/// The command line or the configuration file is wrong.
+pub(crate) const USAGE: u8 = 2;
 const RESET: u8 = 32;
 const CRASH: u8 = 33;
 const QUIT: u8 = 35;

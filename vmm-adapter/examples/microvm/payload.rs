@@ -1,53 +1,125 @@
 //! What the guest runs, and where it goes in memory.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::path::Path;
+
+use vm_memory::GuestAddress;
+use vmm_adapter::MemoryRegion;
 
 use crate::error::{Error, Result};
 use crate::layout::RAM;
 
 const BUILT_IN: &[u8] = include_bytes!("../../../tests/guests/hello.bin");
 
+/// How much is read at a time: a copy of a whole kernel would double its memory.
+const PIECE: usize = 64 << 10;
+/// As much of an image as tells what it is.
+const HEAD: usize = 64;
+
+/// Bytes that go into guest memory, read when they do.
+#[derive(Debug)]
+pub(crate) struct Blob {
+    source: Source,
+    pub(crate) size: u64,
+    /// For messages.
+    name: String,
+}
+
+#[derive(Debug)]
+enum Source {
+    Here(&'static [u8]),
+    File(File),
+}
+
+impl Blob {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let name = path.display().to_string();
+        let cannot = |error| Error::new(format!("cannot read {name}: {error}"));
+        let file = File::open(path).map_err(cannot)?;
+        let metadata = file.metadata().map_err(cannot)?;
+        if !metadata.is_file() {
+            return Err(Error::new(format!("cannot read {name}: it is no file")));
+        }
+        Ok(Self { source: Source::File(file), size: metadata.len(), name })
+    }
+
+    /// A reader of all of it, from its start.
+    pub(crate) fn reader(&self) -> Result<Box<dyn Read + '_>> {
+        match &self.source {
+            Source::Here(bytes) => Ok(Box::new(*bytes)),
+            Source::File(file) => {
+                let mut file = file;
+                file.rewind().map_err(|error| self.cannot_read(&error))?;
+                Ok(Box::new(file))
+            }
+        }
+    }
+
+    /// Copies all of it to `addr`.
+    pub(crate) fn load(&self, ram: &MemoryRegion, addr: GuestAddress) -> Result<()> {
+        let mut reader = self.reader()?.take(self.size);
+        let mut piece = vec![0; PIECE];
+        let mut at = addr.0;
+        loop {
+            let count = reader.read(&mut piece).map_err(|error| self.cannot_read(&error))?;
+            if count == 0 {
+                break;
+            }
+            ram.write(GuestAddress(at), piece.get(..count).unwrap_or_default())?;
+            at = at.saturating_add(count as u64);
+        }
+        if at.saturating_sub(addr.0) == self.size {
+            Ok(())
+        } else {
+            Err(Error::new(format!("{} has become shorter", self.name)))
+        }
+    }
+
+    fn head(&self) -> Result<Vec<u8>> {
+        let mut head = Vec::new();
+        self.reader()?.take(HEAD as u64).read_to_end(&mut head).map_err(|error| self.cannot_read(&error))?;
+        Ok(head)
+    }
+
+    fn cannot_read(&self, error: &io::Error) -> Error {
+        Error::new(format!("cannot read {}: {error}", self.name))
+    }
+}
+
 /// The kernel that is to be loaded.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Kernel {
-    /// Bytes to copy.
-    pub(crate) image: Vec<u8>,
+    pub(crate) image: Blob,
     /// Where in memory, as an offset from its start. It is entered there.
     pub(crate) offset: u64,
     /// How much room it needs from there on; more than the image when it has memory of its own behind it.
     pub(crate) room: u64,
-    /// For messages.
-    name: String,
 }
 
 impl Kernel {
     /// The guest that comes with microvm.
     pub(crate) fn built_in() -> Self {
-        Self {
-            image: BUILT_IN.to_vec(),
-            offset: 0,
-            room: BUILT_IN.len() as u64,
-            name: "the built-in guest".into(),
-        }
+        let size = BUILT_IN.len() as u64;
+        let image = Blob { source: Source::Here(BUILT_IN), size, name: "the built-in guest".into() };
+        Self { image, offset: 0, room: size }
     }
 
     pub(crate) fn from_file(path: &Path) -> Result<Self> {
-        let name = path.display().to_string();
-        Self::from_image(read(path)?, name)
+        Self::from_blob(Blob::open(path)?)
     }
 
-    fn from_image(image: Vec<u8>, name: String) -> Result<Self> {
-        if let Some(what) = refused(&image) {
+    fn from_blob(image: Blob) -> Result<Self> {
+        let (head, name) = (image.head()?, &image.name);
+        if let Some(what) = refused(&head) {
             let why = format!("{name} is {what}; microvm boots an uncompressed arm64 Image or a flat image");
             return Err(Error::new(why));
         }
-        let file_size = image.len() as u64;
-        let (offset, room) = match Header::read(&image) {
-            Some(header) => header.place(&name, file_size)?,
-            None => (0, file_size),
+        let (offset, room) = match Header::read(&head) {
+            Some(header) => header.place(name, image.size)?,
+            None => (0, image.size),
         };
-        Ok(Self { image, offset, room, name })
+        Ok(Self { image, offset, room })
     }
 
     /// The first address behind it, if it lies within `size` bytes of memory.
@@ -56,17 +128,13 @@ impl Kernel {
             Some(end) if end <= size => Ok(RAM.saturating_add(end)),
             _ => Err(Error::new(format!(
                 "{} is too big: it needs {} KiB of memory at offset {:#x}, and the guest has {} KiB (--memory)",
-                self.name,
+                self.image.name,
                 self.room.div_ceil(1024),
                 self.offset,
                 size / 1024
             ))),
         }
     }
-}
-
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|error| Error::new(format!("cannot read {}: {error}", path.display())))
 }
 
 /// What a file is that cannot be a guest.
@@ -153,13 +221,14 @@ mod tests {
     }
 
     fn load(image: Vec<u8>) -> Result<Kernel> {
-        Kernel::from_image(image, "kernel".into())
+        let size = image.len() as u64;
+        Kernel::from_blob(Blob { source: Source::Here(image.leak()), size, name: "kernel".into() })
     }
 
     #[test]
     fn an_image_says_where_it_goes() {
         let kernel = load(image(0, 0x20_0000, 0b1010)).unwrap();
-        assert_eq!((kernel.offset, kernel.room, kernel.image.len()), (0, 0x20_0000, 4096));
+        assert_eq!((kernel.offset, kernel.room, kernel.image.size), (0, 0x20_0000, 4096));
         assert_eq!(load(image(0x8_0000, 0x20_0000, 0)).unwrap().offset, 0x8_0000);
     }
 

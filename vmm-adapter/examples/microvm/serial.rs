@@ -1,4 +1,4 @@
-//! The console: a 16550 with byte registers, on standard output.
+//! The UART: a 16550 with byte registers, on standard output.
 
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,6 +7,8 @@ use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_adapter::{IoOutcome, MmioDevice};
 use vmm_sys_util::eventfd::EventFd;
+
+use crate::input::Sink;
 
 /// The UART's interrupt: a signal on the irqfd of its line.
 struct Interrupt(EventFd);
@@ -35,12 +37,12 @@ impl SerialEvents for Room {
     }
 }
 
-pub(crate) struct Console<W: Write> {
+pub(crate) struct Uart<W: Write> {
     uart: Mutex<Serial<Interrupt, Room, W>>,
     complained: Mutex<bool>,
 }
 
-impl<W: Write> Console<W> {
+impl<W: Write> Uart<W> {
     /// A UART that writes to `out`, raises interrupts on `irq` and signals `room` when its input is used up.
     pub(crate) fn new(irq: EventFd, room: EventFd, out: W) -> Self {
         Self {
@@ -52,19 +54,19 @@ impl<W: Write> Console<W> {
     fn uart(&self) -> MutexGuard<'_, Serial<Interrupt, Room, W>> {
         self.uart.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Gives the guest input, as much as there is room for. Answers how much that was.
-    pub(crate) fn enqueue(&self, input: &[u8]) -> usize {
+impl<W: Write + Send> Sink for Uart<W> {
+    fn enqueue(&self, input: &[u8]) -> usize {
         self.uart().enqueue_raw_bytes(input).unwrap_or_default()
     }
 
-    /// Whether any input can be taken.
-    pub(crate) fn has_room(&self) -> bool {
+    fn has_room(&self) -> bool {
         self.uart().fifo_capacity() > 0
     }
 }
 
-impl<W: Write + Send> MmioDevice for Console<W> {
+impl<W: Write + Send> MmioDevice for Uart<W> {
     fn read(&self, offset: u64, data: &mut [u8]) -> IoOutcome {
         match (u8::try_from(offset), data) {
             (Ok(offset), [byte]) => {
@@ -96,17 +98,17 @@ mod tests {
     #[test]
     fn bytes_go_out_and_come_in() {
         let [irq, room] = [(); 2].map(|()| EventFd::new(libc::EFD_NONBLOCK).unwrap());
-        let console = Console::new(irq.try_clone().unwrap(), room.try_clone().unwrap(), Vec::new());
+        let uart = Uart::new(irq.try_clone().unwrap(), room.try_clone().unwrap(), Vec::new());
         for byte in b"hi" {
-            assert_eq!(console.write(0, &[*byte]), IoOutcome::Handled);
+            assert_eq!(uart.write(0, &[*byte]), IoOutcome::Handled);
         }
-        assert_eq!(console.uart().writer(), b"hi");
+        assert_eq!(uart.uart().writer(), b"hi");
 
-        console.write(1, &[1]);
-        assert_eq!(console.enqueue(b"x"), 1);
+        uart.write(1, &[1]);
+        assert_eq!(uart.enqueue(b"x"), 1);
         assert_eq!(irq.read().unwrap(), 1, "an interrupt for the input");
         let mut byte = [0];
-        console.read(0, &mut byte);
+        uart.read(0, &mut byte);
         assert_eq!(byte, *b"x");
         assert_eq!(room.read().unwrap(), 1, "and word that it was read");
     }
@@ -114,17 +116,17 @@ mod tests {
     #[test]
     fn input_waits_for_room() {
         let fd = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
-        let console = Console::new(fd(), fd(), Vec::new());
-        assert!(console.enqueue(&[0; 1000]) < 1000);
-        assert!(!console.has_room());
-        assert_eq!(console.enqueue(b"x"), 0);
+        let uart = Uart::new(fd(), fd(), Vec::new());
+        assert!(uart.enqueue(&[0; 1000]) < 1000);
+        assert!(!uart.has_room());
+        assert_eq!(uart.enqueue(b"x"), 0);
     }
 
     #[test]
     fn registers_are_bytes() {
         let fd = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
-        let console = Console::new(fd(), fd(), Vec::new());
-        assert_eq!(console.write(0, &[1, 2]), IoOutcome::Unclaimed);
-        assert_eq!(console.read(0, &mut [0; 4]), IoOutcome::Unclaimed);
+        let uart = Uart::new(fd(), fd(), Vec::new());
+        assert_eq!(uart.write(0, &[1, 2]), IoOutcome::Unclaimed);
+        assert_eq!(uart.read(0, &mut [0; 4]), IoOutcome::Unclaimed);
     }
 }

@@ -1,6 +1,7 @@
-//! What std does not offer: signals as a file descriptor, poll, and terminal settings.
+//! What std does not offer: signals as a file descriptor, poll, holes in files, and terminal settings.
 #![expect(unsafe_code, reason = "calls into the C library")]
 
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -73,6 +74,33 @@ pub(crate) fn wait<const N: usize>(fds: [RawFd; N], timeout: i32) -> io::Result<
             return Err(error);
         }
     }
+}
+
+/// Locks a file for one writer, or for readers, until it is closed. `WouldBlock`: others have it.
+pub(crate) fn lock(file: &File, exclusive: bool) -> io::Result<()> {
+    let kind = if exclusive { libc::LOCK_EX } else { libc::LOCK_SH };
+    // SAFETY: a call on a file that is open, without pointers.
+    let done = unsafe { libc::flock(file.as_raw_fd(), kind | libc::LOCK_NB) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Frees the room of a part of a file, which reads as zeros then.
+pub(crate) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    allocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, len)
+}
+
+/// Makes a part of a file read as zeros, and keeps its room.
+pub(crate) fn zero_range(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    allocate(file, libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE, offset, len)
+}
+
+fn allocate(file: &File, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
+    let too_large = |_| io::Error::from(io::ErrorKind::FileTooLarge);
+    let (offset, len) =
+        (libc::off_t::try_from(offset).map_err(too_large)?, libc::off_t::try_from(len).map_err(too_large)?);
+    // SAFETY: a call on a file that is open, without pointers.
+    let done = unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Reads from standard input past std's buffer, which poll would not see.

@@ -3,7 +3,7 @@
 use vm_fdt::FdtWriter;
 use vm_memory::GuestAddress;
 
-use super::{CLOCK_PHANDLE, platform};
+use super::{CLOCK_PHANDLE, DMA_POOL_PHANDLE, platform};
 use crate::config::IrqLine;
 use crate::error::Result;
 
@@ -60,6 +60,12 @@ impl Device {
     pub fn clocked(mut self) -> Self {
         self.clocked = true;
         self
+    }
+
+    /// Makes the guest move its data through [`GuestTree::dma_pool`](super::GuestTree::dma_pool).
+    #[must_use]
+    pub fn behind_dma_pool(self) -> Self {
+        self.with("memory-region", Value::U32(DMA_POOL_PHANDLE))
     }
 
     /// Gives it another property.

@@ -24,6 +24,9 @@ pub const CLOCK_PHANDLE: u32 = 2;
 /// The phandle of the MSI frame, if there is one.
 pub const MSI_PHANDLE: u32 = 3;
 
+/// The phandle of the DMA pool, if there is one.
+pub const DMA_POOL_PHANDLE: u32 = 4;
+
 /// What the tree says beside what the VM knows itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GuestTree {
@@ -39,6 +42,11 @@ pub struct GuestTree {
     pub stdout: Option<String>,
     /// Random bytes for the guest kernel's generator.
     pub rng_seed: Vec<u8>,
+    /// The shared memory of a protected guest that its kernel moves the data of devices through: address and size in bytes.
+    /// It is part of a shared region of the VM, and [`Device::behind_dma_pool`] devices refer to it.
+    ///
+    /// The guest's kernel needs CONFIG_DMA_RESTRICTED_POOL; another one takes no notice, and hands devices lent memory.
+    pub dma_pool: Option<(GuestAddress, u64)>,
     /// The VMM's devices.
     pub devices: Vec<Device>,
 }
@@ -60,6 +68,9 @@ pub fn write(vm: &dyn Vm, guest: &GuestTree) -> Result<Vec<u8>> {
 
     chosen(&mut tree, guest)?;
     platform::memory(&mut tree, &vm.memory())?;
+    if let Some((addr, size)) = guest.dma_pool {
+        platform::dma_pool(&mut tree, addr, size)?;
+    }
     platform::cpus(&mut tree, config.vcpus)?;
     platform::psci(&mut tree)?;
     platform::gic(&mut tree, config)?;

@@ -1,8 +1,9 @@
 //! The nodes that every guest has.
 
 use vm_fdt::FdtWriter;
+use vm_memory::GuestAddress;
 
-use super::{CLOCK_PHANDLE, GIC_PHANDLE, MSI_PHANDLE};
+use super::{CLOCK_PHANDLE, DMA_POOL_PHANDLE, GIC_PHANDLE, MSI_PHANDLE};
 use crate::config::{GicLayout, IrqLine, Trigger, VmConfig};
 use crate::error::Result;
 use crate::memory::MemoryRegion;
@@ -36,6 +37,21 @@ pub(super) fn memory(tree: &mut FdtWriter, regions: &[MemoryRegion]) -> Result<(
     tree.property_string("device_type", "memory")?;
     tree.property_array_u64("reg", &reg)?;
     tree.end_node(node)?;
+    Ok(())
+}
+
+/// The pool stays in the kernel's memory map, so no `no-map`: its allocator needs the pages mapped.
+pub(super) fn dma_pool(tree: &mut FdtWriter, addr: GuestAddress, size: u64) -> Result<()> {
+    let reserved = tree.begin_node("reserved-memory")?;
+    tree.property_u32("#address-cells", 2)?;
+    tree.property_u32("#size-cells", 2)?;
+    tree.property_null("ranges")?;
+    let pool = tree.begin_node(&format!("dma-pool@{:x}", addr.0))?;
+    tree.property_string("compatible", "restricted-dma-pool")?;
+    tree.property_array_u64("reg", &[addr.0, size])?;
+    tree.property_phandle(DMA_POOL_PHANDLE)?;
+    tree.end_node(pool)?;
+    tree.end_node(reserved)?;
     Ok(())
 }
 

@@ -93,6 +93,10 @@ pub fn example(name: &str) -> PathBuf {
 }
 
 fn newest(sources: &Path) -> SystemTime {
-    let files = std::fs::read_dir(sources).unwrap();
-    files.map(|file| file.unwrap().metadata().unwrap().modified().unwrap()).max().unwrap()
+    let files = std::fs::read_dir(sources).unwrap().map(|file| file.unwrap());
+    let times = files.map(|file| match file.file_type().unwrap().is_dir() {
+        true => newest(&file.path()),
+        false => file.metadata().unwrap().modified().unwrap(),
+    });
+    times.max().unwrap()
 }
