@@ -123,6 +123,7 @@ static struct queue here[3];
 static volatile struct queue *queues = here;
 static u64 device;
 static u16 seen[3];
+static int one_queue;
 
 static u32 get(u32 at) { return *(volatile u32 *)(device + at); }
 static void set(u32 at, u32 value) { *(volatile u32 *)(device + at) = value; }
@@ -154,6 +155,7 @@ static int up(u32 wanted, u32 count)
         say("features refused\n");
         return 0;
     }
+    one_queue = count == 1;
     for (u32 i = 0; i < count; i++) {
         volatile struct queue *q = &queues[i];
         fill((volatile u8 *)q, 0, sizeof *q);
@@ -199,10 +201,11 @@ static long used(u32 q, u32 patience)
         if (queue->used_idx != seen[q]) {
             barrier();
             u32 len = queue->used[seen[q]++ % QSIZE].len;
-            // The interrupt's bit is there, and goes when it is acknowledged.
-            while (!(get(ISR) & 1))
+            // The interrupt's bit comes, and goes when it is acknowledged. With several queues it may be gone: the device
+            // can have used two buffers before the first was seen.
+            while (one_queue && !(get(ISR) & 1))
                 ;
-            set(ACK, 1);
+            set(ACK, get(ISR));
             return (long)len;
         }
         if (turn % 4096 == 0) {
@@ -378,7 +381,7 @@ static void run_net(void)
         desc(1, 0, out, 12 + len, 0, 0);
         offer(1, 0);
         used(1, 0);
-        long got = used(0, 4000);
+        long got = used(0, 200);
         volatile u8 *in = queues[0].data;
         if (got == (long)(12 + len) && sum(SUM0, in + 12, len) == sum(SUM0, out + 12, len) && in[10] == 1)
             good++;

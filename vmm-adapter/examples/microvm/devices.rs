@@ -11,6 +11,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::layout;
+use crate::spec::{self, Mac};
 use crate::virtio::Device;
 use crate::virtio::block::{Block, Image};
 use crate::virtio::console::{Console, Typed};
@@ -18,6 +19,10 @@ use crate::virtio::dma::Dma;
 use crate::virtio::engine::Engine;
 use crate::virtio::entropy::Entropy;
 use crate::virtio::mmio::{self, Mmio};
+use crate::virtio::net::passt::Passt;
+use crate::virtio::net::stream::Stream;
+use crate::virtio::net::tap::Tap;
+use crate::virtio::net::{Link, Net};
 use crate::virtio::worker::Worker;
 
 /// A device that is open, and has its place.
@@ -37,6 +42,19 @@ pub(crate) fn open(config: &Config, typed: Option<Arc<Typed>>) -> Result<Vec<Slo
         let image = Image::open(&disk.path, disk.read_only, disk.serial.as_deref().unwrap_or(&name))?;
         slots.add(name, Box::new(Block::new(image)))?;
     }
+    for (index, net) in config.net.iter().enumerate() {
+        let name = format!("net{index}");
+        let mac = match net.mac {
+            Some(mac) => mac,
+            None => made_up_mac()?,
+        };
+        let link: Box<dyn Link> = match &net.link {
+            spec::Link::Tap(name) => Box::new(Tap::open(name)?),
+            spec::Link::User => Box::new(Passt::start()?),
+            spec::Link::Socket(path) => Box::new(Stream::connect(path)?),
+        };
+        slots.add(name.clone(), Box::new(Net::new(name, mac, link)))?;
+    }
     if let Some(typed) = typed {
         slots.add("console".to_owned(), Box::new(Console::new(typed, io::stdout())))?;
     }
@@ -44,6 +62,15 @@ pub(crate) fn open(config: &Config, typed: Option<Arc<Typed>>) -> Result<Vec<Slo
         slots.add("rng".to_owned(), Box::new(Entropy))?;
     }
     Ok(slots.0)
+}
+
+/// An address of nobody's: local, and a single card's.
+fn made_up_mac() -> Result<Mac> {
+    let mut mac = [0; 6];
+    getrandom::fill(&mut mac).map_err(|error| Error::new(format!("no random bytes: {error}")))?;
+    let [first, ..] = &mut mac;
+    *first = *first & !1 | 2;
+    Ok(Mac(mac))
 }
 
 struct Slots(Vec<Slot>);

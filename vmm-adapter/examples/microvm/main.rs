@@ -44,7 +44,8 @@ fn run(options: &cli::Options) -> error::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     // Before any thread is made: whoever gets these signals must see to it that the terminal is restored.
-    sys::block_ending_signals().map_err(|error| error::Error::new(format!("cannot block signals: {error}")))?;
+    sys::block_ending_signals()
+        .map_err(|error| error::Error::new(format!("cannot block signals: {error}")))?;
     Ok(backend::run(options)?.report())
 }
 

@@ -1,6 +1,7 @@
-//! What std does not offer: signals as a file descriptor, poll, holes in files, and terminal settings.
+//! What std does not offer: signals as a file descriptor, poll, locks and holes in files, tap interfaces, terminal settings.
 #![expect(unsafe_code, reason = "calls into the C library")]
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
@@ -82,6 +83,51 @@ pub(crate) fn lock(file: &File, exclusive: bool) -> io::Result<()> {
     // SAFETY: a call on a file that is open, without pointers.
     let done = unsafe { libc::flock(file.as_raw_fd(), kind | libc::LOCK_NB) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A file that is in memory only.
+pub(crate) fn memory_file(name: &str) -> io::Result<File> {
+    let name = CString::new(name)?;
+    // SAFETY: the name ends with a zero byte and lives across the call.
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor for us, and nobody else has it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Makes `file`, an open /dev/net/tun, the other end of a tap interface: frames as they are, without a header.
+pub(crate) fn attach_tap(file: &File, name: &str) -> io::Result<()> {
+    let mut request = interface(name)?;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: the kernel reads and writes a whole ifreq, which lives across the call.
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &mut request) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Brings a network interface up.
+pub(crate) fn bring_up(name: &str) -> io::Result<()> {
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut request = interface(name)?;
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the kernel reads a whole ifreq, which lives across the call.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &mut request) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A request about the interface of that name.
+fn interface(name: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: zeros are valid for all of its fields.
+    let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+    // The last byte stays 0.
+    if name.is_empty() || name.len() >= request.ifr_name.len() || name.bytes().any(|byte| byte == 0) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "an interface's name has 1 to 15 bytes"));
+    }
+    for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *slot = byte as libc::c_char;
+    }
+    Ok(request)
 }
 
 /// Frees the room of a part of a file, which reads as zeros then.

@@ -22,6 +22,7 @@ pub(crate) mod engine;
 pub(crate) mod entropy;
 pub(crate) mod interrupt;
 pub(crate) mod mmio;
+pub(crate) mod net;
 pub(crate) mod queues;
 pub(crate) mod worker;
 

@@ -1,0 +1,196 @@
+//! The network device.
+//!
+//! No offloads are offered: every frame is one that a wire would carry, with its checksums in it, and no longer than the
+//! buffers that the driver gives.
+
+pub(crate) mod passt;
+pub(crate) mod stream;
+pub(crate) mod tap;
+
+use std::io;
+use std::os::fd::RawFd;
+
+use event_manager::{EventOps, EventSet, Events};
+use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
+use virtio_bindings::virtio_net::VIRTIO_NET_F_MAC;
+
+use super::queues::Queues;
+use super::{Broken, Device, Progress};
+use crate::spec::Mac;
+
+const QUEUES: [u16; 2] = [256, 256];
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+/// How many frames go in each direction in one go.
+const BATCH: usize = 128;
+
+/// The largest frame: an IP packet of 64 KiB behind an Ethernet header with a VLAN tag.
+pub(crate) const LARGEST_FRAME: usize = (64 << 10) + 18;
+/// struct virtio_net_hdr_v1. All zeros, but for the number of buffers of a received frame.
+const HEADER: usize = 12;
+const RECEIVED: [u8; HEADER] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+
+/// What a network card is connected to. Nothing here blocks.
+pub(crate) trait Link: Send {
+    /// What can be read when a frame is there, and written when one can be sent.
+    fn fd(&self) -> RawFd;
+
+    /// The next frame's length, put at the start of `frame`. `WouldBlock`: there is none.
+    fn receive(&mut self, frame: &mut [u8]) -> io::Result<usize>;
+
+    /// Takes a frame. `WouldBlock`: not now, offer it again when the file can be written.
+    fn send(&mut self, frame: &[u8]) -> io::Result<()>;
+
+    /// What happened at the other end, for a message, when one of these failed for good.
+    fn last_words(&mut self) -> String {
+        String::new()
+    }
+}
+
+/// A network card.
+pub(crate) struct Net {
+    mac: Mac,
+    /// `None` when its other end is gone.
+    link: Option<Box<dyn Link>>,
+    name: String,
+    /// A frame that came, of this length, and waits for a buffer of the driver. Pages of it that no frame reached cost nothing.
+    inward: Vec<u8>,
+    waiting: Option<usize>,
+    outward: Vec<u8>,
+    /// A frame to send, of this length, and the request that it came by.
+    unsent: Option<(usize, u16)>,
+}
+
+impl Net {
+    /// `name` is for messages.
+    pub(crate) fn new(name: String, mac: Mac, link: Box<dyn Link>) -> Self {
+        Self {
+            mac,
+            link: Some(link),
+            name,
+            inward: vec![0; LARGEST_FRAME],
+            waiting: None,
+            outward: vec![0; LARGEST_FRAME],
+            unsent: None,
+        }
+    }
+
+    fn receive(&mut self, queues: &mut Queues<'_>) -> Result<Progress, Broken> {
+        for _ in 0..BATCH {
+            let len = match self.waiting {
+                Some(len) => len,
+                None => {
+                    let Some(link) = &mut self.link else { return Ok(Progress::Idle) };
+                    match link.receive(&mut self.inward) {
+                        Ok(len) => len,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Progress::Idle),
+                        Err(error) => {
+                            self.cut(&error);
+                            return Ok(Progress::Idle);
+                        }
+                    }
+                }
+            };
+            self.waiting = Some(len);
+            let Some(mut chain) = queues.pop(RECEIVE)? else { return Ok(Progress::Idle) };
+            self.waiting = None;
+            let frame = self.inward.get(..len).unwrap_or_default();
+            let written = if chain.writable.len() >= (HEADER as u64).saturating_add(len as u64) {
+                queues.counters.to_guest.add(len as u64);
+                chain.writable.write(&RECEIVED).saturating_add(chain.writable.write(frame))
+            } else {
+                // As on a wire: what is too long is lost. The buffer goes back empty.
+                queues.counters.failed.add(1);
+                0
+            };
+            queues.done(RECEIVE, chain.head, written as u64)?;
+        }
+        Ok(Progress::More)
+    }
+
+    fn transmit(&mut self, queues: &mut Queues<'_>) -> Result<Progress, Broken> {
+        for _ in 0..BATCH {
+            let (len, head) = match self.unsent.take() {
+                Some(unsent) => unsent,
+                None => {
+                    let Some(mut chain) = queues.pop(TRANSMIT)? else { return Ok(Progress::Idle) };
+                    let mut header = [0; HEADER];
+                    if chain.readable.read_exact(&mut header).is_none() {
+                        return Err(Broken::new("a frame to send has no header"));
+                    }
+                    if chain.readable.len() > LARGEST_FRAME as u64 {
+                        queues.counters.failed.add(1);
+                        queues.done(TRANSMIT, chain.head, 0)?;
+                        continue;
+                    }
+                    (chain.readable.read(&mut self.outward), chain.head)
+                }
+            };
+            let frame = self.outward.get(..len).unwrap_or_default();
+            let sent = self.link.as_mut().map_or(Ok(()), |link| link.send(frame));
+            match sent {
+                Ok(()) => queues.counters.from_guest.add(len as u64),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.unsent = Some((len, head));
+                    return Ok(Progress::Idle);
+                }
+                Err(error) => {
+                    queues.counters.failed.add(1);
+                    self.cut(&error);
+                }
+            }
+            queues.done(TRANSMIT, head, 0)?;
+        }
+        Ok(Progress::More)
+    }
+
+    /// The other end is gone: frames get lost from now on, as with a pulled cable.
+    fn cut(&mut self, error: &io::Error) {
+        if let Some(mut link) = self.link.take() {
+            let words = link.last_words();
+            let words = if words.is_empty() { words } else { format!("; it said: {words}") };
+            eprintln!("microvm: {} is disconnected: {error}{words}", self.name);
+        }
+    }
+}
+
+impl Device for Net {
+    fn kind(&self) -> u32 {
+        VIRTIO_ID_NET
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_NET_F_MAC
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUES
+    }
+
+    fn config(&self) -> Vec<u8> {
+        self.mac.0.to_vec()
+    }
+
+    fn watch(&mut self, watch: &mut EventOps<'_>) -> Result<(), Broken> {
+        let Some(link) = &self.link else { return Ok(()) };
+        let all = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
+        watch
+            .add(Events::new_raw(link.fd(), all))
+            .map_err(|error| Broken(format!("cannot wait for frames: {error}")))
+    }
+
+    fn reset(&mut self) {
+        (self.waiting, self.unsent) = (None, None);
+    }
+
+    fn process(
+        &mut self,
+        queues: &mut Queues<'_>,
+        _ready: Option<Events>,
+        _watch: &mut EventOps<'_>,
+    ) -> Result<Progress, Broken> {
+        let received = self.receive(queues)?;
+        let sent = self.transmit(queues)?;
+        Ok(if received == Progress::More || sent == Progress::More { Progress::More } else { Progress::Idle })
+    }
+}
