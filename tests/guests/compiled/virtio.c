@@ -417,17 +417,25 @@ static void send(u32 sport, u32 dport, u32 op, u32 len)
 
 // The next packet from the host: its operation, its ports and its data's length. The buffer is offered again by recycle().
 static u32 packet_sport, packet_dport, packet_len;
+static int serving;
+static void recycle(void) { offer(0, 0); }
 static u32 receive(void)
 {
-    if (used(0, 0) < 44)
-        return 0;
-    volatile u8 *h = queues[0].header;
-    packet_sport = *(volatile u32 *)(h + 16);
-    packet_dport = *(volatile u32 *)(h + 20);
-    packet_len = *(volatile u32 *)(h + 24);
-    return *(volatile u16 *)(h + 30);
+    for (;;) {
+        if (used(0, 0) < 44)
+            return 0;
+        volatile u8 *h = queues[0].header;
+        packet_sport = *(volatile u32 *)(h + 16);
+        packet_dport = *(volatile u32 *)(h + 20);
+        packet_len = *(volatile u32 *)(h + 24);
+        u32 op = *(volatile u16 *)(h + 30);
+        if (op != 1 || serving)
+            return op;
+        // Somebody of the host is too early.
+        send(packet_dport, packet_sport, 3, 0);
+        recycle();
+    }
 }
-static void recycle(void) { offer(0, 0); }
 
 static void run_vsock(void)
 {
@@ -481,6 +489,7 @@ static void run_vsock(void)
     // Programs of the host connect to port 52 and get back what they send.
     u32 peer = 0;
     taken = 0;
+    serving = 1;
     for (;;) {
         op = receive();
         u32 from = packet_sport, len = packet_len;

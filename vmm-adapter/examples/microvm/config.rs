@@ -137,6 +137,12 @@ impl Config {
         if self.initrd.is_some() && self.kernel.is_none() {
             return Err(Error::new("an initrd needs a kernel (--kernel)"));
         }
+        match &self.vsock {
+            Some(vsock) if !(3..u32::MAX).contains(&vsock.cid) => {
+                return Err(Error::new(format!("no guest can have the cid {}: use 3 or more", vsock.cid)));
+            }
+            _ => {}
+        }
         if self.dma_pool.is_some() && self.protected == Some(false) {
             return Err(Error::new("a plain VM has no DMA pool: devices reach all of its memory"));
         }

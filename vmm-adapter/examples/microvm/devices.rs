@@ -23,6 +23,7 @@ use crate::virtio::net::passt::Passt;
 use crate::virtio::net::stream::Stream;
 use crate::virtio::net::tap::Tap;
 use crate::virtio::net::{Link, Net};
+use crate::virtio::vsock::{Host, Vsock};
 use crate::virtio::worker::Worker;
 
 /// A device that is open, and has its place.
@@ -57,6 +58,9 @@ pub(crate) fn open(config: &Config, typed: Option<Arc<Typed>>) -> Result<Vec<Slo
     }
     if let Some(typed) = typed {
         slots.add("console".to_owned(), Box::new(Console::new(typed, io::stdout())))?;
+    }
+    if let Some(vsock) = &config.vsock {
+        slots.add("vsock".to_owned(), Box::new(Vsock::new(vsock.cid, Host::listen(&vsock.uds)?)))?;
     }
     if config.rng == Some(true) {
         slots.add("rng".to_owned(), Box::new(Entropy))?;

@@ -1,4 +1,4 @@
-//! What std does not offer: signals as a file descriptor, poll, locks and holes in files, tap interfaces, terminal settings.
+//! What std does not offer: signals as a file descriptor, poll, locks and holes in files, tap interfaces, connecting without waiting, terminal settings.
 #![expect(unsafe_code, reason = "calls into the C library")]
 
 use std::ffi::CString;
@@ -6,6 +6,9 @@ use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// The signals that end a run in order.
 const ENDING: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
@@ -83,6 +86,33 @@ pub(crate) fn lock(file: &File, exclusive: bool) -> io::Result<()> {
     // SAFETY: a call on a file that is open, without pointers.
     let done = unsafe { libc::flock(file.as_raw_fd(), kind | libc::LOCK_NB) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Connects to a Unix socket without waiting for whoever listens there. The result does not block either.
+pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
+    // SAFETY: zeros are valid for all of its fields.
+    let mut address: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let bytes = path.as_os_str().as_bytes();
+    // The last byte stays 0.
+    if bytes.len() >= address.sun_path.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path of a socket is too long"));
+    }
+    for (slot, byte) in address.sun_path.iter_mut().zip(bytes) {
+        *slot = *byte as libc::c_char;
+    }
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: a call without pointers.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor for us, and nobody else has it.
+    let socket = unsafe { UnixStream::from_raw_fd(fd) };
+    let size = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    // SAFETY: the kernel reads `size` bytes of an address of that size, which lives across the call.
+    let done = unsafe { libc::connect(fd, (&raw const address).cast(), size) };
+    if done == 0 { Ok(socket) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A file that is in memory only.

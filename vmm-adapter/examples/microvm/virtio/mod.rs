@@ -24,6 +24,7 @@ pub(crate) mod interrupt;
 pub(crate) mod mmio;
 pub(crate) mod net;
 pub(crate) mod queues;
+pub(crate) mod vsock;
 pub(crate) mod worker;
 
 use std::fmt;
