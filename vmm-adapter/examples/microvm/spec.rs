@@ -201,7 +201,10 @@ impl FromStr for Mac {
     fn from_str(text: &str) -> Result<Self, String> {
         let bytes: Vec<u8> = text
             .split(':')
-            .map(|part| if part.len() == 2 { u8::from_str_radix(part, 16).ok() } else { None })
+            .map(|part| match part.as_bytes() {
+                [a, b] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => u8::from_str_radix(part, 16).ok(),
+                _ => None,
+            })
             .collect::<Option<_>>()
             .unwrap_or_default();
         let bytes = <[u8; 6]>::try_from(bytes)

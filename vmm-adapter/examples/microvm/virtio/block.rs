@@ -75,3 +75,6 @@ impl Device for Block {
         Ok(Progress::More)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -148,3 +148,68 @@ impl<W: Write + Send> Device for Console<W> {
         self.output(queues)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::rig::{BUFFERS, Part, Rig, torment};
+    use super::*;
+
+    /// Shared, to look at.
+    #[derive(Clone, Default)]
+    struct Screen(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Screen {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn console() -> (Rig, Arc<Typed>, EventFd, Screen) {
+        let room = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let typed = Arc::new(Typed::new(room.try_clone().unwrap()).unwrap());
+        let screen = Screen::default();
+        let rig = Rig::started(Console::new(Arc::clone(&typed), screen.clone()));
+        (rig, typed, room, screen)
+    }
+
+    #[test]
+    fn output_is_shown_in_order() {
+        let (mut rig, _, _, screen) = console();
+        rig.request(OUTPUT, &[Part::Give(b"hello, "), Part::Give(b"world\n")]).unwrap();
+        rig.request(OUTPUT, &[Part::Give(&[b'x'; 10_000])]).unwrap();
+        assert_eq!(*screen.0.lock().unwrap(), [&b"hello, world\n"[..], &[b'x'; 10_000]].concat());
+    }
+
+    #[test]
+    fn input_waits_for_the_guests_buffers_and_has_limits() {
+        let (mut rig, typed, room, _) = console();
+        assert_eq!(typed.enqueue(b"abc"), 3);
+        assert_eq!(rig.request(INPUT, &[Part::Take(2)]).unwrap(), b"ab");
+        assert_eq!(rig.request(INPUT, &[Part::Take(2)]).unwrap(), b"c");
+        while room.read().is_err() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        rig.offer(INPUT, BUFFERS, &[Part::Take(8)]);
+        assert_eq!(typed.enqueue(b"later"), 5);
+        assert_eq!(rig.used(INPUT), Some(5));
+        assert_eq!(typed.enqueue(&[0; 10_000]), ROOM);
+        assert!(!typed.has_room());
+        assert_eq!(typed.enqueue(b"x"), 0);
+        assert_eq!(rig.request(INPUT, &[Part::Take(ROOM as u32)]).unwrap().len(), ROOM);
+        assert!(typed.has_room());
+    }
+
+    #[test]
+    fn it_survives_any_driver() {
+        let (mut rig, typed, _, _) = console();
+        typed.enqueue(&[b'z'; 4000]);
+        torment(&mut rig, 300, |_| vec![b'y'; 16]);
+    }
+}

@@ -127,6 +127,11 @@ impl Engine {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn has_panicked(&self) -> bool {
+        self.with_priority(|running| running.dead)
+    }
+
     fn pass(&self, ready: Option<Events>, watch: &mut EventOps<'_>) -> Result<Progress, Broken> {
         let mut running = self.lock();
         let Running { device, rings, dead } = &mut *running;

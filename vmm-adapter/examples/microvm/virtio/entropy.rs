@@ -43,3 +43,25 @@ impl Device for Entropy {
         Ok(Progress::More)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::rig::{Part, Rig, torment};
+    use super::*;
+
+    #[test]
+    fn buffers_are_filled_as_far_as_a_request_goes() {
+        let mut rig = Rig::started(Entropy);
+        let bytes = rig.request(0, &[Part::Take(10), Part::Take(54)]).unwrap();
+        assert_eq!(bytes.len(), 64);
+        assert!(bytes[..10].iter().any(|byte| *byte != 0) && bytes[10..].iter().any(|byte| *byte != 0));
+        assert_ne!(rig.request(0, &[Part::Take(64)]).unwrap(), bytes);
+        assert_eq!(rig.request(0, &[Part::Take(5000)]).unwrap().len(), PIECE);
+        assert_eq!(rig.request(0, &[Part::Give(b"no room")]).unwrap(), b"");
+    }
+
+    #[test]
+    fn it_survives_any_driver() {
+        torment(&mut Rig::new(Entropy, true), 400, |_| vec![0; 16]);
+    }
+}

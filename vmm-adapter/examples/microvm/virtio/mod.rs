@@ -24,6 +24,8 @@ pub(crate) mod interrupt;
 pub(crate) mod mmio;
 pub(crate) mod net;
 pub(crate) mod queues;
+#[cfg(test)]
+pub(crate) mod rig;
 pub(crate) mod vsock;
 pub(crate) mod worker;
 

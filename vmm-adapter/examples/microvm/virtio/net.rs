@@ -194,3 +194,130 @@ impl Device for Net {
         Ok(if received == Progress::More || sent == Progress::More { Progress::More } else { Progress::Idle })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::super::rig::{BUFFERS, Part, Rig, torment};
+    use super::stream::Stream;
+    use super::*;
+
+    const ADDRESS: Mac = Mac([2, 0, 0, 0, 0, 7]);
+
+    fn card() -> (Rig, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let link = Box::new(Stream::new(ours).unwrap());
+        (Rig::started(Net::new("net0".to_owned(), ADDRESS, link)), theirs)
+    }
+
+    fn send(wire: &mut UnixStream, frame: &[u8]) {
+        wire.write_all(&[&(frame.len() as u32).to_be_bytes()[..], frame].concat()).unwrap();
+    }
+
+    fn receive(wire: &mut UnixStream) -> Vec<u8> {
+        let mut len = [0; 4];
+        wire.read_exact(&mut len).unwrap();
+        let mut frame = vec![0; u32::from_be_bytes(len) as usize];
+        wire.read_exact(&mut frame).unwrap();
+        frame
+    }
+
+    #[test]
+    fn frames_go_both_ways() {
+        let (mut rig, mut wire) = card();
+        let frame: Vec<u8> = (0..1514).map(|n| n as u8).collect();
+        rig.request(TRANSMIT, &[Part::Give(&[0; HEADER]), Part::Give(&frame[..9]), Part::Give(&frame[9..])])
+            .unwrap();
+        assert_eq!(receive(&mut wire), frame);
+        send(&mut wire, &frame);
+        let got = rig.request(RECEIVE, &[Part::Take(20), Part::Take(2000)]).unwrap();
+        assert_eq!(got, [&RECEIVED[..], &frame].concat());
+    }
+
+    #[test]
+    fn frames_wait_for_buffers_in_order() {
+        let (mut rig, mut wire) = card();
+        for n in 0..100_u8 {
+            send(&mut wire, &[n; 60]);
+        }
+        for n in 0..100 {
+            assert_eq!(rig.request(RECEIVE, &[Part::Take(100)]).unwrap()[HEADER..], [n; 60]);
+        }
+        rig.offer(RECEIVE, BUFFERS, &[Part::Take(100)]);
+        send(&mut wire, b"woken");
+        assert_eq!(rig.used(RECEIVE), Some(12 + 5));
+    }
+
+    #[test]
+    fn what_is_too_long_is_lost() {
+        let (mut rig, mut wire) = card();
+        send(&mut wire, &[1; 1000]);
+        assert_eq!(rig.request(RECEIVE, &[Part::Take(1011)]), Some(vec![]));
+        send(&mut wire, &[2; 999]);
+        assert_eq!(rig.request(RECEIVE, &[Part::Take(1011)]).unwrap()[HEADER..], [2; 999]);
+        let parts = [Part::Give(&[0; HEADER]), Part::Give(&[3; LARGEST_FRAME]), Part::Give(b"x")];
+        rig.request(TRANSMIT, &parts).unwrap();
+        rig.request(TRANSMIT, &[Part::Give(&[0; HEADER]), Part::Give(b"short")]).unwrap();
+        assert_eq!(receive(&mut wire), b"short");
+    }
+
+    #[test]
+    fn a_frame_without_a_header_breaks_the_device() {
+        let (mut rig, _wire) = card();
+        assert_eq!(rig.request(TRANSMIT, &[Part::Give(&[0; HEADER - 1])]), None);
+        rig.start(u64::MAX);
+        assert!(!rig.needs_reset());
+    }
+
+    #[test]
+    fn a_slow_wire_holds_frames_back_and_loses_none() {
+        let (mut rig, mut wire) = card();
+        let count = 40;
+        let reader = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            (0..count).map(|_| receive(&mut wire)).collect::<Vec<_>>()
+        });
+        for n in 0..count {
+            rig.request(TRANSMIT, &[Part::Give(&[0; HEADER]), Part::Give(&[n; 60_000])]).unwrap();
+        }
+        let frames = reader.join().unwrap();
+        assert!(frames.iter().zip(0..).all(|(frame, n)| *frame == [n; 60_000]));
+    }
+
+    #[test]
+    fn a_cut_wire_is_a_pulled_cable() {
+        let (mut rig, wire) = card();
+        drop(wire);
+        for _ in 0..3 {
+            rig.request(TRANSMIT, &[Part::Give(&[0; HEADER]), Part::Give(b"lost")]).unwrap();
+        }
+        rig.settle();
+        assert!(!rig.needs_reset());
+    }
+
+    #[test]
+    fn the_address_is_told() {
+        let (rig, _wire) = card();
+        let mut mac = [0; 8];
+        vmm_adapter::MmioDevice::read(&rig.mmio, 0x100, &mut mac);
+        assert_eq!((&mac[..6], rig.offered() & 1 << 5), (&ADDRESS.0[..], 1 << 5));
+    }
+
+    #[test]
+    fn it_survives_any_driver() {
+        let (mut rig, mut wire) = card();
+        let feeder = wire.try_clone().unwrap();
+        let drain = std::thread::spawn(move || std::io::copy(&mut wire, &mut std::io::sink()));
+        let mut feed = feeder;
+        feed.set_nonblocking(true).unwrap();
+        torment(&mut rig, 300, |dice| {
+            let frame = vec![7; dice.below(200) as usize];
+            let _ = feed.write(&[&(frame.len() as u32).to_be_bytes()[..], &frame].concat());
+            vec![0; 16]
+        });
+        drop(rig);
+        let _ = drain.join();
+    }
+}

@@ -184,3 +184,6 @@ fn broken(dma: &Dma, error: &PacketError) -> Broken {
         other => Broken(format!("a packet is wrong: {other}")),
     }
 }
+
+#[cfg(test)]
+mod tests;
