@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryError, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
+    ReadVolatile,
 };
 
 use crate::error::{Error, Result};
@@ -151,6 +152,15 @@ impl MemoryRegion {
         self.reach(OP, addr, data.len(), |mapping, offset| mapping.write_slice(data, offset))
     }
 
+    /// Fills `len` bytes from guest address `addr` on by `source`, a file for example, without a copy in between.
+    ///
+    /// # Errors
+    /// As [`MemoryRegion::write`], and [`Error::InvalidArgument`] when `source` fails or has not that much.
+    pub fn read_from(&self, addr: GuestAddress, source: &mut impl ReadVolatile, len: usize) -> Result<()> {
+        const OP: &str = "MemoryRegion::read_from";
+        self.reach(OP, addr, len, |mapping, offset| mapping.read_exact_volatile_from(offset, source, len))
+    }
+
     /// Reads from guest address `addr`.
     ///
     /// # Errors
@@ -271,6 +281,20 @@ mod tests {
         assert_eq!(back, [1, 2, 3, 4]);
         let view = ram.shared().unwrap();
         assert_eq!(view.read_obj::<u32>(MemoryRegionAddress(0xfffc)).unwrap(), u32::from_ne_bytes(back));
+    }
+
+    #[test]
+    fn a_source_is_read_as_far_as_asked() {
+        let ram = region(Sharing::Private);
+        let mut source = &[1, 2, 3, 4, 5][..];
+        ram.read_from(BASE, &mut source, 3).unwrap();
+        let mut back = [9; 4];
+        ram.read(BASE, &mut back).unwrap();
+        assert_eq!((back, source), ([1, 2, 3, 0], &[4, 5][..]));
+        assert!(ram.read_from(BASE, &mut source, 3).is_err(), "it has not that much");
+        assert!(ram.read_from(GuestAddress(BASE.0 + 0xffff), &mut &[1, 2][..], 2).is_err());
+        ram.close_to_host(false);
+        assert!(matches!(ram.read_from(BASE, &mut &[1][..], 1), Err(Error::WrongState { .. })));
     }
 
     #[test]

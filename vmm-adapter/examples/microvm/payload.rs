@@ -12,8 +12,6 @@ use crate::layout::RAM;
 
 const BUILT_IN: &[u8] = include_bytes!("../../../tests/guests/hello.bin");
 
-/// How much is read at a time: a copy of a whole kernel would double its memory.
-const PIECE: usize = 64 << 10;
 /// As much of an image as tells what it is.
 const HEAD: usize = 64;
 
@@ -56,24 +54,18 @@ impl Blob {
         }
     }
 
-    /// Copies all of it to `addr`.
+    /// Copies all of it to `addr`, straight from the file: a copy of a whole kernel on the way would double its memory.
     pub(crate) fn load(&self, ram: &MemoryRegion, addr: GuestAddress) -> Result<()> {
-        let mut reader = self.reader()?.take(self.size);
-        let mut piece = vec![0; PIECE];
-        let mut at = addr.0;
-        loop {
-            let count = reader.read(&mut piece).map_err(|error| self.cannot_read(&error))?;
-            if count == 0 {
-                break;
+        let len = usize::try_from(self.size).unwrap_or(usize::MAX);
+        let done = match &self.source {
+            Source::Here(bytes) => ram.read_from(addr, &mut &**bytes, len),
+            Source::File(file) => {
+                let mut file = file;
+                file.rewind().map_err(|error| self.cannot_read(&error))?;
+                ram.read_from(addr, &mut file, len)
             }
-            ram.write(GuestAddress(at), piece.get(..count).unwrap_or_default())?;
-            at = at.saturating_add(count as u64);
-        }
-        if at.saturating_sub(addr.0) == self.size {
-            Ok(())
-        } else {
-            Err(Error::new(format!("{} has become shorter", self.name)))
-        }
+        };
+        done.map_err(|error| Error::new(format!("cannot load {}: {}", self.name, error.chain())))
     }
 
     fn head(&self) -> Result<Vec<u8>> {
