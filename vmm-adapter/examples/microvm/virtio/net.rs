@@ -41,6 +41,11 @@ pub(crate) trait Link: Send {
     /// Takes a frame. `WouldBlock`: not now, offer it again when the file can be written.
     fn send(&mut self, frame: &[u8]) -> io::Result<()>;
 
+    /// Goes on with what was taken and is not sent. `WouldBlock`: there is more of it.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// What happened at the other end, for a message, when one of these failed for good.
     fn last_words(&mut self) -> String {
         String::new()
@@ -109,6 +114,12 @@ impl Net {
     }
 
     fn transmit(&mut self, queues: &mut Queues<'_>) -> Result<Progress, Broken> {
+        match self.link.as_mut().map_or(Ok(()), |link| link.flush()) {
+            Ok(()) => {}
+            // It can be written again some day, and then this is called.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Progress::Idle),
+            Err(error) => self.cut(&error),
+        }
         for _ in 0..BATCH {
             let (len, head) = match self.unsent.take() {
                 Some(unsent) => unsent,

@@ -60,6 +60,10 @@ impl Link for Passt {
         self.stream.send(frame)
     }
 
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+
     fn last_words(&mut self) -> String {
         let mut text = String::new();
         let _ = self.complaints.rewind().and_then(|()| self.complaints.read_to_string(&mut text));

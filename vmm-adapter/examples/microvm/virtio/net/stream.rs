@@ -46,14 +46,6 @@ impl Stream {
         let start = self.start.saturating_add(4);
         Ok((len <= rest.len()).then(|| start..start.saturating_add(len)))
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        while !self.outward.is_empty() {
-            let count = retry(|| self.socket.write(&self.outward))?;
-            self.outward.drain(..count);
-        }
-        Ok(())
-    }
 }
 
 impl Link for Stream {
@@ -92,10 +84,18 @@ impl Link for Stream {
         self.outward.extend_from_slice(&len.to_be_bytes());
         self.outward.extend_from_slice(frame);
         match self.flush() {
-            // It is taken; the rest goes before the next one.
+            // It is taken; the rest goes when the socket can be written.
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
             done => done,
         }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        while !self.outward.is_empty() {
+            let count = retry(|| self.socket.write(&self.outward))?;
+            self.outward.drain(..count);
+        }
+        Ok(())
     }
 }
 
