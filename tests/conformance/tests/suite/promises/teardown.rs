@@ -27,6 +27,20 @@ fn held() -> Vec<String> {
     held
 }
 
+/// What is held when nothing is on its way out any more: the same for a tenth of a second.
+fn held_at_rest(probe: &Probe) -> Vec<String> {
+    let (mut last, mut since) = (held(), Instant::now());
+    let objects = probe.objects().map(|_| 1);
+    while since.elapsed() < Duration::from_millis(100) || probe.objects() != objects {
+        let now = held();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    last
+}
+
 /// Some kernels release a VM in the background, after its last file is closed.
 fn settled(probe: &Probe, objects: Option<usize>, before: &[String]) {
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -59,8 +73,7 @@ pub fn nothing_is_left(hypervisor: &dyn Hypervisor, probe: &Probe) {
     // What is made once per process is not a leak.
     run();
     let objects = probe.objects().map(|_| 1);
-    std::thread::sleep(Duration::from_millis(50));
-    let before = held();
+    let before = held_at_rest(probe);
     for _ in 0..5 {
         run();
     }
@@ -81,7 +94,7 @@ pub fn vcpus_may_outlive_the_vm(hypervisor: &dyn Hypervisor, _: &Probe) {
 pub fn a_vm_that_never_started_goes_too(hypervisor: &dyn Hypervisor, probe: &Probe) {
     let rig = Rig::new(hypervisor, 2, &[], &off(hypervisor));
     drop(rig);
-    let before = held();
+    let before = held_at_rest(probe);
     drop(Rig::new(hypervisor, 2, &[], &off(hypervisor)));
     let objects = probe.objects().map(|_| 1);
     settled(probe, objects, &before);
