@@ -93,6 +93,7 @@ mod select;
 #[cfg(any(feature = "gunyah", feature = "kvm"))]
 mod setup;
 mod shared;
+mod stats;
 mod sys;
 mod thread;
 mod vcpu;
@@ -111,6 +112,7 @@ pub use phase::Phase;
 pub use prepare::{Prepare, Prepared};
 pub use select::{open, open_backend, set_kick_signal};
 pub use shared::{SharedMemory, shared_memory};
+pub use stats::{ExitKind, ExitNumbers, ExitReport, ExitStats, Latency};
 pub use thread::{VcpuEnd, VcpuThread};
 pub use vcpu::{ExitCause, ExitDetails, Kicker, Registers, Vcpu, VcpuExit};
 pub use vm::{DirtyLog, IoEventMatch, Reclaim, Vm};

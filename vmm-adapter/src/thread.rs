@@ -7,8 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::io::IoHandler;
+use crate::stats::ExitStats;
 use crate::vcpu::{Kicker, Vcpu, VcpuExit};
 
 /// How a vCPU's thread ended.
@@ -127,9 +128,30 @@ impl VcpuThread {
     /// # Errors
     /// The host has no more threads.
     pub fn spawn(
-        mut vcpu: Box<dyn Vcpu>,
+        vcpu: Box<dyn Vcpu>,
         io: Arc<dyn IoHandler + Send + Sync>,
         on_end: impl FnOnce(u32, &VcpuEnd) + Send + 'static,
+    ) -> io::Result<Self> {
+        Self::spawn_with(vcpu, on_end, move |vcpu| vcpu.run(&*io))
+    }
+
+    /// As [`VcpuThread::spawn`], and counts the exits in `stats`.
+    ///
+    /// # Errors
+    /// The host has no more threads.
+    pub fn spawn_measured(
+        vcpu: Box<dyn Vcpu>,
+        io: Arc<dyn IoHandler + Send + Sync>,
+        stats: Arc<ExitStats>,
+        on_end: impl FnOnce(u32, &VcpuEnd) + Send + 'static,
+    ) -> io::Result<Self> {
+        Self::spawn_with(vcpu, on_end, move |vcpu| stats.run(vcpu, &*io))
+    }
+
+    fn spawn_with(
+        mut vcpu: Box<dyn Vcpu>,
+        on_end: impl FnOnce(u32, &VcpuEnd) + Send + 'static,
+        pass: impl Fn(&mut dyn Vcpu) -> Result<VcpuExit> + Send + 'static,
     ) -> io::Result<Self> {
         let kicker = vcpu.kicker();
         let state = State { wish: Wish::Run, inside: false };
@@ -137,7 +159,7 @@ impl VcpuThread {
         let theirs = Arc::clone(&control);
         let thread = std::thread::Builder::new().name(format!("vcpu{}", vcpu.id())).spawn(move || {
             // A device that panicked may be in any state; it is the VMM's to decide whether it goes on.
-            let ran = catch_unwind(AssertUnwindSafe(|| run(&mut *vcpu, &*io, &theirs)));
+            let ran = catch_unwind(AssertUnwindSafe(|| run(&mut *vcpu, &pass, &theirs)));
             let end = ran.unwrap_or_else(|panic| VcpuEnd::Panicked(message(&*panic)));
             theirs.wish(Wish::Stop);
             theirs.enter();
@@ -183,9 +205,9 @@ impl VcpuThread {
     }
 }
 
-fn run(vcpu: &mut dyn Vcpu, io: &dyn IoHandler, control: &Control) -> VcpuEnd {
+fn run(vcpu: &mut dyn Vcpu, pass: &dyn Fn(&mut dyn Vcpu) -> Result<VcpuExit>, control: &Control) -> VcpuEnd {
     while control.enter() {
-        match vcpu.run(io) {
+        match pass(vcpu) {
             Ok(VcpuExit::Interrupted) => {}
             Ok(exit) => return VcpuEnd::Exited(exit),
             Err(error) => return VcpuEnd::Failed(error),

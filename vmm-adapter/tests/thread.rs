@@ -12,7 +12,8 @@ use vm_memory::GuestAddress;
 use vmm_adapter::fdt::{self, GuestTree};
 use vmm_adapter::gunyah::Gunyah;
 use vmm_adapter::{
-    BootContext, Hypervisor, IoHandler, IoOutcome, Sharing, Vcpu, VcpuEnd, VcpuExit, VcpuThread, Vm, VmConfig,
+    BootContext, ExitKind, ExitStats, Hypervisor, IoHandler, IoOutcome, Sharing, Vcpu, VcpuEnd, VcpuExit,
+    VcpuThread, Vm, VmConfig,
 };
 
 const RAM: GuestAddress = GuestAddress(0x8000_0000);
@@ -165,5 +166,28 @@ fn a_devices_panic_ends_one_vcpu_and_is_told() {
         devices.panics.store(true, Ordering::SeqCst);
         let end = thread.join();
         assert!(matches!(&end, VcpuEnd::Panicked(why) if why == "the device gives up"), "{end:?}");
+    });
+}
+
+/// Every exit that the devices saw is in the numbers, and every pass.
+#[test]
+fn a_measured_thread_counts_its_exits() {
+    const STORES: u64 = 500;
+    let script =
+        (0..STORES).fold(Script::new(), |script, _| script.mmio_write(0x1000, 4, 1).mmio_read(0x2000, 4));
+    on(script.exit(1, &[0; 4]), |_| {
+        let (_vm, vcpu) = vm(true);
+        let (devices, stats) = (Arc::new(Devices::default()), Arc::new(ExitStats::new()));
+        let thread =
+            VcpuThread::spawn_measured(vcpu, devices.clone(), Arc::clone(&stats), |_, _| ()).unwrap();
+        assert!(matches!(thread.join(), VcpuEnd::Exited(VcpuExit::PowerOff(_))));
+        let report = stats.report();
+        assert_eq!(devices.stores(), STORES);
+        for kind in [ExitKind::MmioRead, ExitKind::MmioWrite] {
+            assert_eq!(report.of(kind).count, STORES);
+            assert_eq!(report.of(kind).handling.count(), STORES);
+        }
+        assert_eq!(report.of(ExitKind::Return).count, 1);
+        assert_eq!((report.away.count(), report.unclaimed), (2 * STORES + 1, 0));
     });
 }
