@@ -60,6 +60,14 @@ impl Prepared {
 }
 
 impl MemoryRegion {
+    /// Tells the host that large pages are welcome, for whatever of the memory is touched from now on. It costs nothing: no page is
+    /// provided for it, and a host without large pages takes no notice. [`MemoryRegion::prepare`] does more.
+    pub fn welcome_huge_pages(&self) {
+        if let Some(mapping) = self.mapping() {
+            let _ = sys::prepare(&mapping, 0, self.size(), Advice::HugePages);
+        }
+    }
+
     /// Has the host provide every page now, large ones if it can, before a call that cannot be taken back. What is in the memory
     /// stays.
     ///
@@ -183,6 +191,31 @@ mod tests {
     use crate::memory::Sharing;
 
     const BASE: GuestAddress = GuestAddress(0x8000_0000);
+
+    #[test]
+    fn large_pages_are_a_wish_that_leaves_memory_alone() {
+        let ram = MemoryRegion::new(BASE, 6 << 20, Sharing::Shared).unwrap();
+        ram.write(BASE, b"payload").unwrap();
+        ram.welcome_huge_pages();
+        let mut back = [0; 7];
+        ram.read(BASE, &mut back).unwrap();
+        assert_eq!(&back, b"payload");
+        let start = ram.mapping().unwrap().as_ptr() as u64;
+        // Where the kernel can, the mapping has the flag.
+        if fs::metadata("/sys/kernel/mm/transparent_hugepage").is_ok() {
+            let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+            let mut inside = false;
+            let flagged = smaps.lines().any(|line| {
+                if let Some((from, to)) = line.split(' ').next().and_then(|range| range.split_once('-')) {
+                    if let (Ok(from), Ok(to)) = (u64::from_str_radix(from, 16), u64::from_str_radix(to, 16)) {
+                        inside = from <= start && start < to;
+                    }
+                }
+                inside && line.starts_with("VmFlags:") && line.contains(" hg")
+            });
+            assert!(flagged);
+        }
+    }
 
     #[test]
     fn memory_is_there_and_keeps_what_was_in_it() {

@@ -158,7 +158,7 @@ fn without_ioeventfds_it_is_the_same() {
     assert_eq!(stat(&without, " notify exits"), SECTORS as u64 + 2);
     assert_eq!(stat(&with, " requests"), SECTORS as u64 + 2);
     assert!(stat(&with, " interrupts") >= SECTORS as u64);
-    assert!(text(&with.stderr).contains("vcpu0: "), "{}", text(&with.stderr));
+    assert!(text(&with.stderr).contains("vcpu0:\nexit "), "{}", text(&with.stderr));
 }
 
 #[test]

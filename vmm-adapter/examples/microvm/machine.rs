@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use vm_memory::GuestAddress;
 use vmm_adapter::fdt::{self, GuestTree, Value};
-use vmm_adapter::{Bus, Hypervisor, Sharing, Vcpu, VcpuEnd, VcpuExit, VcpuThread, Vm, VmConfig, VmKind};
+use vmm_adapter::{
+    Bus, ExitStats, Hypervisor, Sharing, Vcpu, VcpuEnd, VcpuExit, VcpuThread, Vm, VmConfig, VmKind,
+};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::cli::Options;
@@ -20,7 +22,6 @@ use crate::payload::{Blob, Kernel};
 use crate::rtc::Clock;
 use crate::serial::Uart;
 use crate::spec::Console;
-use crate::stats::{self, Counted};
 use crate::stop::Stop;
 use crate::terminal::RawMode;
 use crate::test_device::TestDevice;
@@ -48,6 +49,7 @@ pub(crate) fn run(hypervisor: &dyn Hypervisor, options: &Options) -> Result<Outc
     let protected = vm.config().kind.is_protected();
     let sharing = if protected { Sharing::Private } else { Sharing::Shared };
     let ram = vm.allocate(GuestAddress(layout::RAM), config.memory_size(), sharing)?;
+    ram.welcome_huge_pages();
     let pool = if protected && (!slots.is_empty() || config.dma_pool.is_some()) {
         warn_of_kernel(&kernel, options)?;
         Some(allocate_pool(&*vm, options)?)
@@ -167,22 +169,27 @@ fn run_vcpus(
     let bus = Arc::new(bus);
     let (mut threads, mut exits) = (Vec::new(), Vec::new());
     for vcpu in vcpus {
-        let io = Counted::new(Arc::clone(&bus) as _);
-        exits.push(Arc::clone(&io.exits));
-        let theirs = Arc::clone(&stop);
-        let thread = VcpuThread::spawn(vcpu, Arc::new(io), move |id, end| {
+        let (io, theirs) = (Arc::clone(&bus), Arc::clone(&stop));
+        let on_end = move |id, end: &VcpuEnd| {
             if let Some(reason) = reason(id, end) {
                 theirs.end(reason);
             }
-        });
+        };
+        let thread = if options.stats {
+            let stats = Arc::new(ExitStats::new());
+            exits.push((vcpu.id(), Arc::clone(&stats)));
+            VcpuThread::spawn_measured(vcpu, io, stats, on_end)
+        } else {
+            VcpuThread::spawn(vcpu, io, on_end)
+        };
         threads.push(thread.map_err(|error| Error::new(format!("cannot make a thread: {error}")))?);
     }
     input.run(console, &stop);
     threads.iter().for_each(VcpuThread::stop);
     drop(threads);
     drop(terminal);
-    if options.stats {
-        exits.iter().enumerate().for_each(|(id, exits)| eprintln!("microvm: {}", stats::vcpu(id, exits)));
+    for (id, stats) in exits {
+        eprintln!("microvm: vcpu{id}:\n{}", stats.report());
     }
     stop.take()
 }

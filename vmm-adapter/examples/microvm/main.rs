@@ -19,7 +19,6 @@ mod payload;
 mod rtc;
 mod serial;
 mod spec;
-mod stats;
 mod stop;
 mod sys;
 mod terminal;
