@@ -421,6 +421,26 @@ fn ctrl_c_belongs_to_the_guest() {
 }
 
 #[test]
+fn output_that_nobody_reads_does_not_keep_it_from_ending() {
+    // mov x1, #0x10000000; strb w1, [x1]; b .-4
+    let talker = image("talker", &[0xd2a2_0001, 0x3900_0021, 0x17ff_ffff]);
+    let mut child =
+        command(&["--kernel", &talker]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let stdout = child.stdout.take().unwrap();
+    // Until the pipe is full.
+    let (mut before, mut waiting) = (-1, 0);
+    while before != waiting || waiting == 0 {
+        before = waiting;
+        std::thread::sleep(Duration::from_millis(300));
+        // SAFETY: the call writes an int.
+        assert_eq!(unsafe { libc::ioctl(stdout.as_raw_fd(), libc::FIONREAD, &mut waiting) }, 0);
+    }
+    // SAFETY: a signal to a child that has not been waited for.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
+    assert_eq!(child.wait().unwrap().code(), Some(128 + libc::SIGTERM));
+}
+
+#[test]
 fn signals_end_it_in_order() {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
         let terminal = Terminal::new();

@@ -1,6 +1,5 @@
 //! The virtio devices of a machine: from its configuration to threads that serve them.
 
-use std::io;
 use std::sync::Arc;
 
 use vm_memory::GuestAddress;
@@ -11,6 +10,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::layout;
+use crate::output::Output;
 use crate::spec::{self, Mac};
 use crate::virtio::Device;
 use crate::virtio::block::{Block, Image};
@@ -35,8 +35,8 @@ pub(crate) struct Slot {
 }
 
 /// Opens what the configuration names. Nothing of the VM is needed for that, so mistakes are found before it is made.
-/// `typed` is the input of a virtio console.
-pub(crate) fn open(config: &Config, typed: Option<Arc<Typed>>) -> Result<Vec<Slot>> {
+/// `console` is the input and the output of a virtio console.
+pub(crate) fn open(config: &Config, console: Option<(Arc<Typed>, Output)>) -> Result<Vec<Slot>> {
     let mut slots = Slots(Vec::new());
     for (index, disk) in config.disk.iter().enumerate() {
         let name = format!("disk{index}");
@@ -56,8 +56,8 @@ pub(crate) fn open(config: &Config, typed: Option<Arc<Typed>>) -> Result<Vec<Slo
         };
         slots.add(name.clone(), Box::new(Net::new(name, mac, link)))?;
     }
-    if let Some(typed) = typed {
-        slots.add("console".to_owned(), Box::new(Console::new(typed, io::stdout())))?;
+    if let Some((typed, output)) = console {
+        slots.add("console".to_owned(), Box::new(Console::new(typed, output)))?;
     }
     if let Some(vsock) = &config.vsock {
         slots.add("vsock".to_owned(), Box::new(Vsock::new(vsock.cid, Host::listen(&vsock.uds)?)))?;

@@ -18,6 +18,7 @@ use crate::kernel_config;
 use crate::layout;
 use crate::loader;
 use crate::outcome::Outcome;
+use crate::output::Output;
 use crate::payload::{Blob, Kernel};
 use crate::rtc::Clock;
 use crate::serial::Uart;
@@ -38,12 +39,16 @@ pub(crate) fn run(hypervisor: &dyn Hypervisor, options: &Options) -> Result<Outc
     };
     kernel.end(config.memory_size())?;
     let initrd = config.initrd.as_deref().map(Blob::open).transpose()?;
-    let room = event()?;
+    let (room, ended) = (event()?, event()?);
     let typed = match config.console.unwrap_or_default() {
         Console::Serial => None,
         Console::Virtio => Some(Arc::new(Typed::new(clone(&room)?).map_err(no_eventfd)?)),
     };
-    let slots = devices::open(config, typed.clone())?;
+    let console = match &typed {
+        Some(typed) => Some((Arc::clone(typed), Output::new(clone(&ended)?))),
+        None => None,
+    };
+    let slots = devices::open(config, console)?;
 
     let vm = create_vm(hypervisor, options, &slots)?;
     let protected = vm.config().kind.is_protected();
@@ -61,7 +66,7 @@ pub(crate) fn run(hypervisor: &dyn Hypervisor, options: &Options) -> Result<Outc
 
     let irq = event()?;
     vm.register_irqfd(&irq, layout::SERIAL_IRQ)?;
-    let uart = Arc::new(Uart::new(irq, clone(&room)?, io::stdout()));
+    let uart = Arc::new(Uart::new(irq, clone(&room)?, Output::new(clone(&ended)?)));
     let test_device = config.kernel.is_none().then(|| Arc::new(TestDevice::default()));
     let mut bus = Bus::new();
     bus.add(GuestAddress(layout::SERIAL), layout::SERIAL_SIZE, Arc::clone(&uart))?;
@@ -79,7 +84,7 @@ pub(crate) fn run(hypervisor: &dyn Hypervisor, options: &Options) -> Result<Outc
         Some(typed) => &**typed,
         None => &*uart,
     };
-    let outcome = run_vcpus(vcpus, bus, console, room, options)?;
+    let outcome = run_vcpus(vcpus, bus, console, room, Stop::new(ended), options)?;
     if options.stats {
         devices.stats().for_each(|line| eprintln!("microvm: {line}"));
     }
@@ -160,9 +165,10 @@ fn run_vcpus(
     bus: Bus<'static>,
     console: &dyn Sink,
     room: EventFd,
+    stop: Stop,
     options: &Options,
 ) -> Result<Outcome> {
-    let stop = Arc::new(Stop::new(event()?));
+    let stop = Arc::new(stop);
     let terminal =
         RawMode::enter().map_err(|error| Error::new(format!("cannot set up the terminal: {error}")))?;
     let input = Input::new(room, terminal.is_raw())?;

@@ -15,6 +15,7 @@ mod layout;
 mod loader;
 mod machine;
 mod outcome;
+mod output;
 mod payload;
 mod rtc;
 mod serial;

@@ -186,6 +186,31 @@ pub(crate) fn read_stdin(buffer: &mut [u8]) -> io::Result<usize> {
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
+/// Waits until standard output takes something, or says itself that it does not. `false`: it does neither, and `stop` can be read.
+pub(crate) fn wait_for_stdout(stop: RawFd) -> io::Result<bool> {
+    let entry = |fd, events| libc::pollfd { fd, events, revents: 0 };
+    let mut polled = [entry(libc::STDOUT_FILENO, libc::POLLOUT), entry(stop, libc::POLLIN)];
+    loop {
+        // SAFETY: the array has two entries and lives across the call.
+        let count = unsafe { libc::poll(polled.as_mut_ptr(), 2, -1) };
+        if count > 0 {
+            let [stdout, _] = polled;
+            return Ok(stdout.revents != 0);
+        }
+        let error = io::Error::last_os_error();
+        if count < 0 && error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Writes to standard output, without std's buffer.
+pub(crate) fn write_stdout(bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: the kernel reads no more than the slice's length.
+    let count = unsafe { libc::write(libc::STDOUT_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
 /// The settings of the terminal on standard input.
 pub(crate) fn terminal_settings() -> io::Result<libc::termios> {
     let mut settings = MaybeUninit::<libc::termios>::zeroed();

@@ -207,6 +207,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_offered_before_the_end_is_shown() {
+        for _ in 0..200 {
+            let (mut rig, _, _, screen) = console();
+            rig.offer(OUTPUT, BUFFERS, &[Part::Give(b"last words")]);
+            drop(rig);
+            assert_eq!(*screen.0.lock().unwrap(), b"last words");
+        }
+    }
+
+    #[test]
     fn it_survives_any_driver() {
         let (mut rig, typed, _, _) = console();
         typed.enqueue(&[b'z'; 4000]);

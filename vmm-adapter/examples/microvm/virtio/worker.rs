@@ -23,7 +23,8 @@ pub(crate) struct Worker {
 }
 
 struct Stop {
-    wanted: AtomicBool,
+    /// The thread has seen the event, and done the last of its work.
+    done: AtomicBool,
     event: EventFd,
 }
 
@@ -34,16 +35,14 @@ struct Subscriber {
 
 impl Worker {
     pub(crate) fn spawn(engine: Arc<Engine>) -> io::Result<Self> {
-        let stop = Arc::new(Stop {
-            wanted: AtomicBool::new(false),
-            event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
-        });
+        let stop =
+            Arc::new(Stop { done: AtomicBool::new(false), event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)? });
         let mut events = EventManager::new_with_capacity(EVENTS_AT_ONCE).map_err(io::Error::other)?;
         let theirs = Arc::clone(&stop);
         let thread =
             std::thread::Builder::new().name(engine.name.clone()).stack_size(STACK).spawn(move || {
                 events.add_subscriber(Subscriber { engine: Arc::clone(&engine), stop: Arc::clone(&theirs) });
-                while !theirs.wanted.load(Ordering::SeqCst) {
+                while !theirs.done.load(Ordering::SeqCst) {
                     if let Err(error) = events.run() {
                         return engine.fail(&format!("cannot wait for events: {error}"));
                     }
@@ -55,7 +54,6 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.stop.wanted.store(true, Ordering::SeqCst);
         // The counter is 0: it can be written.
         let _ = self.stop.event.write(1);
         if let Some(thread) = self.thread.take() {
@@ -78,9 +76,10 @@ impl MutEventSubscriber for Subscriber {
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         if events.fd() == self.stop.event.as_raw_fd() {
-            return;
-        }
-        if events.fd() == self.engine.kick.as_raw_fd() {
+            // What the guest has asked for before its end is done: the last line on its console, say.
+            self.engine.process(None, ops);
+            self.stop.done.store(true, Ordering::SeqCst);
+        } else if events.fd() == self.engine.kick.as_raw_fd() {
             // Before the queues are looked at: what comes later wakes the thread again.
             let _ = self.engine.kick.read();
             self.engine.counters.wakeups.add(1);
