@@ -124,7 +124,7 @@ impl Error {
         while let Some(error) = next {
             let more = error.to_string();
             // Some errors repeat their source in their own text.
-            if !text.ends_with(&more) {
+            if !text.contains(&more) {
                 text.push_str(": ");
                 text.push_str(&more);
             }

@@ -162,6 +162,24 @@ fn memory_that_cannot_be() {
     }
 }
 
+/// The kernel's list of a region's pages is for 2 GiB at most: larger guests get two regions, and the tree shows both.
+#[test]
+fn large_memory_comes_in_regions_that_the_host_takes() {
+    let tree = scratch("large").join("large.dtb");
+    let output = run(&["--memory", "3G", "--dtb", tree.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let tree = Tree::read(&fs::read(&tree).unwrap());
+    assert_eq!(tree.cells("/memory:reg"), [0, 0x8000_0000, 0, 0x8000_0000, 1, 0, 0, 0x4000_0000]);
+    assert_eq!(tree.cells("/gunyah-vm-config/memory:size-max"), [0, 0xc000_0000]);
+}
+
+#[test]
+fn prepared_memory_is_reported() {
+    let output = run(&["--memory", "8M", "--prepare"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("memory at 0x80000000: 8 MiB ready, "), "{}", text(&output.stderr));
+}
+
 #[test]
 fn odd_numbers_of_cpus() {
     for odd in ["0", "65", "4294967295"] {

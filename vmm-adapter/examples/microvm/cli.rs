@@ -128,6 +128,7 @@ Examples:
   microvm --kernel Image --initrd rootfs.cpio --net tap=tap0,mac=52:54:00:12:34:56
   microvm --kernel Image --initrd rootfs.cpio --vsock cid=3,uds=/tmp/vm.vsock
   microvm --kernel Image --initrd rootfs.cpio --protected --dma-pool 32M --disk root.img
+  microvm --kernel Image --disk root.img --memory 4G --prepare
   microvm --config vm.toml --memory 1G     a file, and one thing different
   microvm --config vm.toml --print-config  what that comes to
   microvm --kernel Image --disk root.img --stats
@@ -193,6 +194,6 @@ mod tests {
         for name in printed.keys().filter(|name| *name != "ioeventfd") {
             assert!(text.contains(&format!("--{name} ")) || text.contains(&format!("--{name}\n")), "{name}");
         }
-        assert_eq!(printed.len(), 13);
+        assert_eq!(printed.len(), 14);
     }
 }

@@ -33,6 +33,12 @@ pub(crate) struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) memory: Option<Size>,
 
+    /// Have the host provide all of the guest's memory before the start, in large pages if it can. Slower to start; large
+    /// guests on phones need it, or run out of page tables under load
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prepare: Option<bool>,
+
     /// How many CPUs the guest has [default: 1]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,6 +112,7 @@ impl Config {
             initrd: self.initrd.or(file.initrd),
             cmdline: self.cmdline.or(file.cmdline),
             memory: self.memory.or(file.memory),
+            prepare: self.prepare.or(file.prepare),
             cpus: self.cpus.or(file.cpus),
             protected: self.protected.or(file.protected),
             dma_pool: self.dma_pool.or(file.dma_pool),
@@ -122,6 +129,7 @@ impl Config {
     pub(crate) fn to_text(&self) -> Result<String> {
         let full = Self {
             memory: Some(Size(self.memory_size())),
+            prepare: Some(self.prepare.unwrap_or_default()),
             cpus: Some(self.vcpus()),
             console: Some(self.console.unwrap_or_default()),
             rng: Some(self.rng.unwrap_or_default()),

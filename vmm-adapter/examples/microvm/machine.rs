@@ -17,6 +17,7 @@ use crate::input::{Input, Sink};
 use crate::kernel_config;
 use crate::layout;
 use crate::loader;
+use crate::memory;
 use crate::outcome::Outcome;
 use crate::output::Output;
 use crate::payload::{Blob, Kernel};
@@ -53,8 +54,8 @@ pub(crate) fn run(hypervisor: &dyn Hypervisor, options: &Options) -> Result<Outc
     let vm = create_vm(hypervisor, options, &slots)?;
     let protected = vm.config().kind.is_protected();
     let sharing = if protected { Sharing::Private } else { Sharing::Shared };
-    let ram = vm.allocate(GuestAddress(layout::RAM), config.memory_size(), sharing)?;
-    ram.welcome_huge_pages();
+    let prepare = config.prepare.unwrap_or_default();
+    let ram = memory::give(&*vm, config.memory_size(), sharing, prepare)?;
     let pool = if protected && (!slots.is_empty() || config.dma_pool.is_some()) {
         warn_of_kernel(&kernel, options)?;
         Some(allocate_pool(&*vm, options)?)

@@ -14,6 +14,7 @@ mod kernel_config;
 mod layout;
 mod loader;
 mod machine;
+mod memory;
 mod outcome;
 mod output;
 mod payload;
