@@ -183,6 +183,15 @@ fn the_running_system_is_tried_and_not_only_read() {
         let percent = huge["facts"]["percent"].as_u64();
         assert!(percent.is_some_and(|percent| percent <= 100) || huge["level"] == "note", "{huge:#}");
     }
+    let pinned = check(&report, "pinning");
+    match pinned["level"].as_str() {
+        Some("good") => assert_eq!(pinned["facts"]["bytes"], 8 << 20, "{pinned:#}"),
+        // A sandbox without io_uring, or a low limit.
+        level => assert_eq!(level, Some("note"), "{pinned:#}"),
+    }
+    let (_, text) = run(&["--json", "--huge-pages", "0", "--device", "/dev/null"]);
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(check(&report, "pinning")["level"], "skipped");
     assert_ne!(check(&report, "kernel")["facts"]["release"], "unknown release");
 }
 
@@ -531,6 +540,17 @@ fn a_guest_kernel_is_looked_into() {
     assert_eq!(finding["level"], "warning");
     assert_eq!(finding["facts"]["missing"][0], "CONFIG_DMA_RESTRICTED_POOL");
     assert_eq!(level(good.replace("CONFIG_VIRTIO_PCI=y\n", "").as_bytes())["level"], "note");
+    // Either UART will do.
+    let pl011 = good.replace("SERIAL_8250_CONSOLE", "SERIAL_AMBA_PL011_CONSOLE");
+    assert_eq!(level(pl011.as_bytes())["level"], "good");
+    let silent = level(good.replace("CONFIG_SERIAL_8250_CONSOLE=y\n", "").as_bytes());
+    assert_eq!(
+        (&silent["level"], &silent["facts"]["missing"][0]),
+        (&"note".into(), &"CONFIG_SERIAL_8250_CONSOLE".into())
+    );
+    let sme = level(format!("{good}CONFIG_ARM64_SME=y\n").as_bytes());
+    assert_eq!(sme["level"], "good");
+    assert!(sme["advice"].to_string().contains("arm64.nosme"), "{sme}");
     assert_eq!(level(b"MZ\0\xff no configuration CONFIG_ \nCONFIG_X=y\n")["level"], "unknown");
     assert_eq!(level(b"\x1f\x8b broken")["level"], "unknown");
     assert_eq!(level(b"IKCFG_ST")["level"], "unknown");
@@ -538,6 +558,35 @@ fn a_guest_kernel_is_looked_into() {
     host.remove("guest");
     let (_, report) = json(&host, &["--guest-kernel", "/there/is/none"]);
     assert_eq!(check(&report, "guest-kernel")["level"], "unknown");
+}
+
+#[test]
+fn a_guests_devicetree_is_checked() {
+    let host = Host::phone();
+    let mut tree = vm_fdt::FdtWriter::new().unwrap();
+    let root = tree.begin_node("").unwrap();
+    let memory = tree.begin_node("memory@80000000").unwrap();
+    tree.property_string("device_type", "memory").unwrap();
+    tree.end_node(memory).unwrap();
+    tree.end_node(root).unwrap();
+    host.write("guest.dtb", tree.finish().unwrap());
+    let path = host.path("guest.dtb");
+    let args = ["--dtb", path.to_str().unwrap()];
+    let finding = check(&json(&host, &args).1, "guest-tree").clone();
+    assert_eq!(finding["level"], "warning", "{finding:#}");
+    let codes = finding["facts"]["codes"].to_string();
+    assert!(codes.contains("no-config") && codes.contains("memory-name"), "{codes}");
+    assert!(finding["details"].to_string().contains("/memory@80000000"), "{finding:#}");
+    // It says nothing against the host.
+    let (code, text) = faked(&host, Flavour::V11, |_| on(&host, &["--probe", args[0], args[1]]));
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("This host can run Gunyah VMs, with the warnings above."), "{text}");
+    assert!(text.contains("no-config"), "{text}");
+
+    host.write("guest.dtb", "no tree");
+    assert_eq!(check(&json(&host, &args).1, "guest-tree")["level"], "warning");
+    assert_eq!(check(&json(&host, &["--dtb", "/there/is/none"]).1, "guest-tree")["level"], "unknown");
+    assert_eq!(check(&json(&host, &[]).1, "guest-tree")["level"], "skipped");
 }
 
 #[test]
@@ -575,7 +624,7 @@ fn an_empty_root_and_garbage_are_no_panic() {
 fn help_and_wrong_options_have_their_exit_codes() {
     let (code, text) = run(&["--help"]);
     assert_eq!(code, 0);
-    for part in ["Exit codes:", "Examples:", "--guest-kernel", "No serial numbers", "Not checked"] {
+    for part in ["Exit codes:", "Examples:", "--guest-kernel", "No serial numbers", "--dtb"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert_eq!(run(&["--no-such-option"]).0, 64);

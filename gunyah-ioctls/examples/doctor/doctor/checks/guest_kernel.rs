@@ -14,7 +14,7 @@ const MARK: &[u8] = b"IKCFG_ST";
 const LARGEST: u64 = 16 << 20;
 
 /// An option, whether a protected guest cannot do without it, and what for.
-const OPTIONS: [(&str, bool, &str); 5] = [
+const OPTIONS: [(&str, bool, &str); 4] = [
     (
         "CONFIG_DMA_RESTRICTED_POOL",
         true,
@@ -23,8 +23,10 @@ const OPTIONS: [(&str, bool, &str); 5] = [
     ("CONFIG_VIRTIO", true, "no virtio device works"),
     ("CONFIG_VIRTIO_MMIO", false, "virtio devices on MMIO are not found"),
     ("CONFIG_VIRTIO_PCI", false, "virtio devices on PCI are not found"),
-    ("CONFIG_SERIAL_8250_CONSOLE", false, "no console on a 16550 UART"),
 ];
+
+/// The drivers of the two UARTs that VMMs have. One is enough.
+const CONSOLES: [&str; 2] = ["CONFIG_SERIAL_8250_CONSOLE", "CONFIG_SERIAL_AMBA_PL011_CONSOLE"];
 
 pub(super) fn options(examination: &Examination) -> Finding {
     let Some(path) = &examination.options.guest_kernel else {
@@ -43,7 +45,12 @@ pub(super) fn options(examination: &Examination) -> Finding {
     let has = |option: &str| {
         config.lines().any(|line| line == format!("{option}=y") || line == format!("{option}=m"))
     };
-    let missing: Vec<_> = OPTIONS.iter().filter(|(option, ..)| !has(option)).collect();
+    const NO_CONSOLE: (&str, bool, &str) =
+        (CONSOLES[0], false, "no console on a 16550 UART, nor on a PL011 (CONFIG_SERIAL_AMBA_PL011_CONSOLE)");
+    let mut missing: Vec<_> = OPTIONS.iter().filter(|(option, ..)| !has(option)).copied().collect();
+    if !CONSOLES.into_iter().any(has) {
+        missing.push(NO_CONSOLE);
+    }
     let transport = has("CONFIG_VIRTIO_MMIO") || has("CONFIG_VIRTIO_PCI");
     let serious = missing.iter().any(|(_, needed, _)| *needed) || !transport;
     let summary = if missing.is_empty() {
@@ -59,6 +66,11 @@ pub(super) fn options(examination: &Examination) -> Finding {
     let mut finding = Finding::new("guest-kernel", level, summary);
     for (option, _, effect) in &missing {
         finding = finding.detail(format!("{option}: {effect}"));
+    }
+    if has("CONFIG_ARM64_SME") {
+        finding = finding
+            .detail("CONFIG_ARM64_SME is set: guests were seen not to come up where the hypervisor does not offer it")
+            .advise("if the guest stops early without a word, add arm64.nosme to its command line");
     }
     finding.fact("missing", missing.iter().map(|(option, ..)| *option).collect::<Vec<_>>())
 }

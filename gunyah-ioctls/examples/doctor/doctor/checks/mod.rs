@@ -4,26 +4,28 @@ mod android;
 mod devices;
 mod facilities;
 mod guest_kernel;
+mod guest_tree;
 mod huge_pages;
+mod hypervisor;
 mod kernel;
 mod limits;
 mod log;
 mod memory;
 mod modules;
 mod open;
+mod pinning;
 mod probe;
 mod processes;
-mod tree;
 
 use super::Examination;
 use super::finding::Finding;
 
 type Check = fn(&Examination) -> Finding;
 
-pub(crate) const ALL: [Check; 16] = [
+pub(crate) const ALL: [Check; 18] = [
     devices::nodes,
     kernel::release,
-    tree::hypervisor,
+    hypervisor::below,
     open::selinux,
     open::device,
     probe::vm,
@@ -31,12 +33,14 @@ pub(crate) const ALL: [Check; 16] = [
     limits::memlock,
     memory::amount,
     huge_pages::available,
+    pinning::tried,
     facilities::kernel,
     processes::others,
     modules::loaded,
     log::messages,
     android::tools,
     guest_kernel::options,
+    guest_tree::devicetree,
 ];
 
 /// A check's title, by its id.
@@ -52,12 +56,14 @@ pub(crate) fn title(id: &str) -> &'static str {
         "memlock" => "locked memory",
         "memory" => "memory",
         "huge-pages" => "huge pages",
+        "pinning" => "pinned memory",
         "facilities" => "kernel facilities",
         "processes" => "other VMMs",
         "modules" => "modules",
         "log" => "kernel log",
         "android" => "Android",
         "guest-kernel" => "guest kernel",
+        "guest-tree" => "guest devicetree",
         _ => "check",
     }
 }

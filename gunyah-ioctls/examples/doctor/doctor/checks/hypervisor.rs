@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use super::super::Examination;
 use super::super::finding::{Finding, Level};
 
-pub(super) fn hypervisor(examination: &Examination) -> Finding {
+pub(super) fn below(examination: &Examination) -> Finding {
     let machine = &examination.machine;
     let kvm = kvm(examination);
     let summary = match (machine.names_gunyah(), machine.hypervisor.is_empty()) {
