@@ -15,8 +15,9 @@ mod naive;
 mod page;
 mod storm;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fake_gunyah::{Answer, Builder, Fake, Fault, Flavour, Guest, Handle, Host, Script};
@@ -216,25 +217,34 @@ fn a_kick_with_an_answer_outstanding_loses_nothing() {
 /// must have been counted, and exits must survive.
 #[test]
 fn a_storm_of_signals_loses_no_exit_and_every_lost_answer_is_counted() {
-    echo(
-        "signals",
-        |_vm, mut vcpu| {
-            let victims = [Victim::default()];
-            let over = AtomicBool::new(false);
-            std::thread::scope(|scope| {
-                scope.spawn(|| storm::signals(&victims, storm::INTERRUPTING, &over));
-                victims[0].enter();
-                let outcome = serve(&mut vcpu, |_, _| {});
-                victims[0].leave();
-                over.store(true, Ordering::Release);
-                outcome
-            })
-        },
-        |name, outcome, _, handle| {
-            assert!(outcome.interrupted > 0, "{name}: no signal hit");
-            assert!(handle.exits_lost() > 0, "{name}: no signal overtook an exit, so nothing was proved");
-        },
-    );
+    // A short run on a busy machine can miss what is to be shown. Then it is run again, on all hosts.
+    let shown = Mutex::new(BTreeSet::new());
+    for _ in 0..20 {
+        echo(
+            "signals",
+            |_vm, mut vcpu| {
+                let victims = [Victim::default()];
+                let over = AtomicBool::new(false);
+                std::thread::scope(|scope| {
+                    scope.spawn(|| storm::signals(&victims, storm::INTERRUPTING, &over));
+                    victims[0].enter();
+                    let outcome = serve(&mut vcpu, |_, _| {});
+                    victims[0].leave();
+                    over.store(true, Ordering::Release);
+                    outcome
+                })
+            },
+            |name, outcome, _, handle| {
+                if outcome.interrupted > 0 && handle.exits_lost() > 0 {
+                    shown.lock().unwrap().insert(name.to_owned());
+                }
+            },
+        );
+        if shown.lock().unwrap().len() == hosts().len() {
+            return;
+        }
+    }
+    panic!("signals overtook exits on {shown:?} only, so nothing was proved");
 }
 
 /// Signals with SA_RESTART make calls start over behind everybody's back, so a vCPU's thread blocks them.
