@@ -14,7 +14,7 @@
 //!
 //! The vCPU thread writes its phase and then looks at the word; a kicker writes the word and then looks at the phase. With a
 //! barrier between the two steps on both sides, at least one sees the other. Exits are many and kicks are few, so the kicker
-//! pays for both barriers ([`fence`](super::fence)). It follows that a vCPU thread that has left `run` and has then seen no kicker
+//! pays for both barriers ([`fence`]). It follows that a vCPU thread that has left `run` and has then seen no kicker
 //! in the word is out of every kicker's reach.
 
 use super::atomic::{AtomicU32, Ordering};
