@@ -311,6 +311,7 @@ fn hypervisor_errors() {
         (HypError::NoMem, Errno::ENOMEM),
         (HypError::Denied, Errno::EACCES),
         (HypError::Busy, Errno::EBUSY),
+        (HypError::Io, Errno::EIO),
         (HypError::Unimplemented, Errno::EOPNOTSUPP),
         (HypError::Invalid, Errno::EINVAL),
     ] {

@@ -93,6 +93,7 @@ fn our_cma(w: &World, mapping: &CmaMapping) -> Answer {
 }
 
 const FLAGS: Ours = Inexpressible("Access and Sharing have no such values");
+const WHOLE: Ours = Inexpressible("the crate unmaps what it has mapped, whole");
 const NO_FILE: Ours = Inexpressible("only the crate's own memory can be passed");
 const NOT_INTERCEPTED: &str = "the fake's files are the host's own to mmap, read and fallocate";
 
@@ -220,6 +221,34 @@ pub(crate) static ROWS: &[Row] = &[
             w.mark();
             vm.unmap_guest_memory(&memory, RAM)
         }),
+    ),
+    row(
+        MapGuestMemory,
+        EINVAL,
+        M,
+        "unmapping a part from the middle of a piece",
+        |w| {
+            let (vm, memory) = (w.vm(), w.guest_memory(4 * page()));
+            vm.with(MAP_MEM, &map_mem(RAM, 0x70, &memory, 0, 3 * page())).unwrap();
+            vm.with(MAP_MEM, &map_mem(RAM + page(), 0x170, &memory, page(), page()))
+        },
+        WHOLE,
+    ),
+    row(
+        MapGuestMemory,
+        0,
+        M,
+        "unmapping the end of a piece, of which kernels take more than they were told",
+        |w| map_second(w, RAM + page(), 0x170, page(), page()),
+        WHOLE,
+    ),
+    row(
+        MapGuestMemory,
+        ENOENT,
+        M,
+        "unmapping with other rights than it was mapped with",
+        |w| map_second(w, RAM, 0x130, 0, 2 * page()),
+        WHOLE,
     ),
     row(
         MapGuestMemory,

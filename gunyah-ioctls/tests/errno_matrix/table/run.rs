@@ -209,14 +209,8 @@ pub(crate) static ROWS: &[Row] = &[
             ends_in(vcpu.run(), |answer| matches!(answer, Ok(VcpuExit::Interrupted)))
         }),
     ),
-    never(
-        RunVcpu,
-        EIO,
-        DRIVEN,
-        "an interrupt or queue error",
-        "the hypervisor does not give it to this call",
-    )
-    .injected(RUN, Same(our_run)),
+    row(RunVcpu, EIO, DRIVEN, "an interrupt or queue error of the hypervisor", run, Same(our_run))
+        .on(|host| host.guest(hypervisor(HypError::Io))),
     row(
         PageFault,
         ENOENT,

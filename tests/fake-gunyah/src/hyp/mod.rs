@@ -67,6 +67,8 @@ pub enum HypError {
     Denied,
     /// The object is busy: EBUSY.
     Busy,
+    /// An interrupt or a message queue is not as it should be: EIO.
+    Io,
     /// Not built in: EOPNOTSUPP.
     Unimplemented,
     /// Try again: the driver does.

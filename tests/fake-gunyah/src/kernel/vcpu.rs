@@ -414,6 +414,7 @@ fn remap_error(error: HypError) -> Errno {
         HypError::NoMem => Errno::ENOMEM,
         HypError::Denied => Errno::EACCES,
         HypError::Busy => Errno::EBUSY,
+        HypError::Io => Errno::EIO,
         HypError::Unimplemented => Errno::EOPNOTSUPP,
         HypError::Retry => Errno::EAGAIN,
         HypError::Invalid => Errno::EINVAL,
