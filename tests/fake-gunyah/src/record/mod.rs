@@ -98,6 +98,28 @@ pub enum Error {
     Lost,
 }
 
+/// What a recording would have of an ioctl of a program whose memory is `memory`, from address 0x1000 on: for fuzzing.
+#[doc(hidden)]
+#[must_use]
+pub fn decode_for_fuzzing(request: u32, arg: u64, memory: &[u8]) -> String {
+    struct Program<'a>(&'a [u8]);
+    impl decode::Caller for Program<'_> {
+        fn read(&self, addr: u64, buf: &mut [u8]) -> Option<()> {
+            let start = usize::try_from(addr.checked_sub(0x1000)?).ok()?;
+            buf.copy_from_slice(self.0.get(start..start.checked_add(buf.len())?)?);
+            Some(())
+        }
+        fn describe_fd(&self, fd: i32) -> String {
+            fd.to_string()
+        }
+        fn page_size(&self) -> u64 {
+            4096
+        }
+    }
+    let decoded = decode::decode(request, arg, &Program(memory));
+    serde_json::json!({ "op": decoded.op, "args": decoded.args }).to_string()
+}
+
 /// A program that is being recorded.
 ///
 /// It belongs to the thread that started it: the kernel lets no other thread follow the program.
