@@ -59,6 +59,7 @@ pub(crate) fn on<T: Send>(
     scripts: impl IntoIterator<Item = Script>,
     body: impl FnOnce(&Handle) -> T + Send,
 ) -> T {
+    let _watchdog = Watchdog::new();
     let kernel = kernel.into();
     let fake = kernel.builder().guest(Guest::scripts(scripts)).build().unwrap();
     let mut kept = None;
@@ -70,6 +71,31 @@ pub(crate) fn on<T: Send>(
         .unwrap();
     assert_eq!(kept.unwrap().leftovers(), [], "{kernel}: left open");
     answer
+}
+
+/// Ends the process if it is not dropped within minutes: a test that waits for a lost exit must fail, not hang.
+pub(crate) struct Watchdog(Option<std::sync::mpsc::Sender<()>>, Option<std::thread::JoinHandle<()>>);
+
+impl Watchdog {
+    pub(crate) fn new() -> Self {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        let (done, wait) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let minutes = std::time::Duration::from_secs(300);
+            if wait.recv_timeout(minutes) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{test} hangs");
+                std::process::abort();
+            }
+        });
+        Self(Some(done), Some(thread))
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        drop(self.0.take());
+        let _ = self.1.take().map(std::thread::JoinHandle::join);
+    }
 }
 
 /// Memory for a guest.

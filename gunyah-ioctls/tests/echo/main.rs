@@ -11,6 +11,8 @@
     missing_docs
 )]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod naive;
 mod page;
 mod storm;
@@ -147,6 +149,7 @@ fn echo_with(
 ) {
     storm::install_handlers();
     for (name, host) in hosts() {
+        let _watchdog = common::Watchdog::new();
         let seen = Arc::new(Seen::default());
         let rounds = rounds(name);
         let host = fault.iter().fold(host, |host, fault| host.fault(fault.clone()));

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use fake_gunyah::{Answer, Guest, Script};
 use gunyah_ioctls::{VcpuExit, VcpuFd, block_other_signals};
 
-use common::{KERNELS, Kernel};
+use common::{KERNELS, Kernel, Watchdog};
 use page::SecondMapping;
 use storm::{Random, Victim};
 
@@ -190,6 +190,7 @@ enum Storm {
 
 /// The guests' and the hosts' work on one kernel.
 fn stress(kernel: Kernel, storm: Storm) -> Served {
+    let _watchdog = Watchdog::new();
     let signals = storm == Storm::KicksAndSignals;
     let rounds = (exits() / 2 / VCPUS).max(1);
     let seen = Arc::new(Seen::default());
