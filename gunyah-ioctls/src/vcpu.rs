@@ -243,15 +243,15 @@ impl VcpuFd {
                 Ok(VcpuExit::Interrupted)
             }
             libc::EBUSY => {
-                // The kernel took the answer before it asked the hypervisor, which was busy ending the VM.
-                self.pending = Pending::Nothing;
+                self.consumed(answering);
                 self.busy()
             }
-            libc::EPERM => {
+            // There is no vCPU that could have taken the answer.
+            libc::ENODEV => Err(self.error(errno)),
+            _ => {
                 self.consumed(answering);
                 Err(self.error(errno))
             }
-            _ => Err(self.error(errno)),
         }
     }
 
@@ -376,7 +376,7 @@ impl VcpuFd {
 
     /// How often an answer to the guest may have been lost: an upper bound.
     ///
-    /// Counts each `run` that carried an answer in and was interrupted before the guest's next exit. The kernel
+    /// Counts each `run` that carried an answer in and was interrupted, or failed, before the guest's next exit. The kernel
     /// drops the answer if the signal reached it between entering the kernel and entering the guest, and nothing tells this
     /// from a signal that came later, so most of what is counted was not lost. Kicks keep away from that window (see
     /// [`KickHandle`]); a count that matters comes from other signals on this thread.

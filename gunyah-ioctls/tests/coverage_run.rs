@@ -7,7 +7,7 @@ use std::thread;
 
 use fake_gunyah::hyp::{HypError, state};
 use fake_gunyah::{Answer, Builder, Errno, Fake, Fault, Flavour, Guest, Handle, Script};
-use gunyah_ioctls::{ExitType, Gunyah, IoEventMatch, Trigger, VcpuExit, VcpuFd, VmStatus};
+use gunyah_ioctls::{Error, ExitType, Gunyah, IoEventMatch, Trigger, VcpuExit, VcpuFd, VmStatus};
 
 const RUN: u32 = 0x4705;
 const MMAP_SIZE: u32 = 0x4706;
@@ -124,6 +124,116 @@ fn a_refused_run_counts_the_answer_that_the_kernel_has_eaten() {
         assert!(matches!(vcpu.run().unwrap(), VcpuExit::MmioWrite { .. }));
         assert_eq!(vcpu.answers_possibly_lost(), 1);
     });
+}
+
+/// Whatever the hypervisor refuses, it does so when the kernel has taken the answer already.
+#[test]
+fn a_failed_run_counts_the_answer_and_a_missing_vcpu_keeps_it() {
+    for (error, errno) in [
+        (HypError::NoMem, libc::ENOMEM),
+        (HypError::Denied, libc::EACCES),
+        (HypError::Io, libc::EIO),
+        (HypError::Unimplemented, libc::EOPNOTSUPP),
+        (HypError::Invalid, libc::EINVAL),
+    ] {
+        let script = Script::new().mmio_read(0x1000, 4).error(error).mmio_write(0x1008, 1, 1);
+        on(
+            Flavour::V11,
+            [script],
+            |fake| fake,
+            |_| {
+                let (mut vm, _ram) = common::started_vm(1);
+                let mut vcpu = vm.vcpus.remove(0);
+                assert!(matches!(vcpu.run().unwrap(), VcpuExit::MmioRead { .. }));
+                vcpu.complete_mmio_read(&word(7)).unwrap();
+                assert_eq!(vcpu.run().unwrap_err().errno(), Some(errno));
+                assert_eq!(vcpu.answers_possibly_lost(), 1);
+                assert!(vcpu.complete_mmio_read(&word(7)).is_err());
+                assert!(matches!(vcpu.run().unwrap(), VcpuExit::MmioWrite { .. }));
+                assert_eq!(vcpu.answers_possibly_lost(), 1);
+            },
+        );
+    }
+    let script = Script::new().mmio_read(0x1000, 4).expect(7).mmio_write(0x1008, 1, 1);
+    let gone = |fake: Builder| fake.fault(Fault::on(RUN).nth(2).fails(Errno(libc::ENODEV)));
+    on(Flavour::V11, [script], gone, |_| {
+        let (mut vm, _ram) = common::started_vm(1);
+        let mut vcpu = vm.vcpus.remove(0);
+        assert!(matches!(vcpu.run().unwrap(), VcpuExit::MmioRead { .. }));
+        vcpu.complete_mmio_read(&word(7)).unwrap();
+        assert_eq!(vcpu.run().unwrap_err().errno(), Some(libc::ENODEV));
+        assert!(matches!(vcpu.run().unwrap(), VcpuExit::MmioWrite { .. }));
+        assert_eq!(vcpu.answers_possibly_lost(), 0);
+    });
+}
+
+/// Busy with the end of the VM, while an answer was on its way.
+#[test]
+fn a_busy_run_counts_the_answer_once() {
+    let script =
+        Script::new().mmio_read(0x1000, 4).error(HypError::Busy).error(HypError::Busy).wfi().exit(1, &[]);
+    on(
+        Flavour::V11,
+        [script],
+        |fake| fake,
+        |handle| {
+            let (mut vm, _ram) = common::started_vm(1);
+            let mut vcpu = vm.vcpus.remove(0);
+            assert!(matches!(vcpu.run().unwrap(), VcpuExit::MmioRead { .. }));
+            vcpu.complete_mmio_read(&word(7)).unwrap();
+            let kick = vcpu.kick_handle();
+            let waker = handle.clone();
+            let other = std::thread::spawn(move || {
+                // The read, the two that were busy, and the sleep.
+                while waker.runs() < 4 {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                std::thread::sleep(std::time::Duration::from_millis(10));
+                kick.kick();
+                waker
+            });
+            assert_eq!(vcpu.run().unwrap(), VcpuExit::Interrupted);
+            assert_eq!(vcpu.answers_possibly_lost(), 1, "the sleep carried none");
+            assert!(other.join().unwrap().wake(0));
+            assert!(matches!(vcpu.run().unwrap(), VcpuExit::Status(_)));
+            assert_eq!(vcpu.answers_possibly_lost(), 1);
+        },
+    );
+}
+
+/// An exit that is no access to MMIO leaves nothing to answer behind, and no answer on its way.
+#[test]
+fn after_another_exit_nothing_waits_for_an_answer() {
+    let script =
+        Script::new().mmio_read(0x1000, 4).expect(7).page_fault(0x1234_5000, false).wfi().exit(1, &[]);
+    on(
+        Flavour::Android15,
+        [script],
+        |fake| fake,
+        |handle| {
+            let (mut vm, _ram) = common::started_vm(1);
+            let mut vcpu = vm.vcpus.remove(0);
+            assert!(matches!(vcpu.run().unwrap(), VcpuExit::MmioRead { .. }));
+            vcpu.complete_mmio_read(&word(7)).unwrap();
+            assert!(matches!(vcpu.run().unwrap(), VcpuExit::PageFault { .. }));
+            assert!(matches!(vcpu.fail_mmio(), Err(Error::InvalidArgument { .. })));
+            assert!(vcpu.complete_mmio_read(&word(7)).is_err());
+            let kick = vcpu.kick_handle();
+            let waker = handle.clone();
+            let other = std::thread::spawn(move || {
+                while waker.runs() < 3 {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                std::thread::sleep(std::time::Duration::from_millis(10));
+                kick.kick();
+                waker
+            });
+            assert_eq!(vcpu.run().unwrap(), VcpuExit::Interrupted);
+            assert_eq!(vcpu.answers_possibly_lost(), 0);
+            assert!(other.join().unwrap().wake(0));
+            assert!(matches!(vcpu.run().unwrap(), VcpuExit::Status(_)));
+        },
+    );
 }
 
 /// Runs until the host has another answer than that it stays busy.
