@@ -201,6 +201,42 @@ fn a_busy_run_counts_the_answer_once() {
     );
 }
 
+/// Faults in a row on one address are a loop; faults on several, or with another exit between, are none.
+#[test]
+fn only_faults_in_a_row_on_one_address_are_a_loop() {
+    let limit = u64::from(VcpuFd::PAGE_FAULT_LIMIT);
+    let fault = |script: Script, page: u64| script.page_fault(0x1000_0000 + (page << 12), false);
+    let script = Script::new()
+        .repeat(limit, |script| fault(fault(script, 1), 2))
+        .repeat(limit - 1, |script| fault(script, 3))
+        .mmio_write(0x1008, 1, 1)
+        .repeat(limit - 1, |script| fault(script, 3))
+        .state(state::MMIO_WRITE, [0x1008, 1, 1])
+        .repeat(limit + 1, |script| fault(script, 3))
+        .exit(1, &[]);
+    on(
+        Flavour::Android15,
+        [script],
+        |fake| fake.record_calls(false),
+        |_| {
+            let (mut vm, _ram) = common::started_vm(1);
+            let mut vcpu = vm.vcpus.remove(0);
+            let (mut faults, mut writes) = (0, 0);
+            let (addr, times) = loop {
+                match vcpu.run() {
+                    Ok(VcpuExit::PageFault { .. }) => faults += 1,
+                    Ok(VcpuExit::MmioWrite { .. }) => writes += 1,
+                    Err(Error::PageFaultLoop { addr, times, .. }) => break (addr, times),
+                    other => panic!("{other:?}"),
+                }
+            };
+            assert_eq!((faults, writes), (2 * limit + 2 * (limit - 1) + limit, 2));
+            assert_eq!((addr, u64::from(times)), (0x1000_3000, limit));
+            assert!(matches!(vcpu.run().unwrap(), VcpuExit::Status(_)));
+        },
+    );
+}
+
 /// An exit that is no access to MMIO leaves nothing to answer behind, and no answer on its way.
 #[test]
 fn after_another_exit_nothing_waits_for_an_answer() {
