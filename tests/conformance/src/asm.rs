@@ -474,4 +474,52 @@ mod tests {
         ];
         assert_eq!(program.words, want);
     }
+
+    #[test]
+    fn so_are_those_with_labels_and_system_registers() {
+        let mut program = Program::new();
+        let (start, later) = (program.here(), program.label());
+        program.address(3, later).add_register(1, 2, 3).sub_register(1, 2, 3);
+        program.or(1, 2, 3).and(1, 2, 3).clear(1, 2, 3).shift_left(1, 2, 5).shift_right(1, 2, 32);
+        program.read_register(4, SystemRegister::TPIDR_EL1);
+        program.write_register(SystemRegister::CNTV_CVAL_EL0, 31);
+        program.read_register(5, SystemRegister::new(3, 0, 12, 12, 0));
+        program.isb().dsb().unmask_irq().mask_irq().set_vectors(0);
+        program.branch_unless(6, later).branch(later).exception_return();
+        program.place(later).branch_if(6, start).address(3, start);
+        let want: [u32; 22] = [
+            0x1000_0283, // adr x3, .+80
+            0x8b03_0041, // add x1, x2, x3
+            0xcb03_0041, // sub x1, x2, x3
+            0xaa03_0041, // orr x1, x2, x3
+            0x8a03_0041, // and x1, x2, x3
+            0x8a23_0041, // bic x1, x2, x3
+            0xd37b_e841, // lsl x1, x2, #5
+            0xd360_fc41, // lsr x1, x2, #32
+            0xd538_d084, // mrs x4, tpidr_el1
+            0xd51b_e35f, // msr cntv_cval_el0, xzr
+            0xd538_cc05, // mrs x5, icc_iar1_el1
+            0xd503_3fdf, // isb
+            0xd503_3f9f, // dsb sy
+            0xd503_42ff, // msr daifclr, #2
+            0xd503_42df, // msr daifset, #2
+            0xd518_c000, // msr vbar_el1, x0
+            0xd503_3fdf, // isb
+            0xb400_0066, // cbz x6, .+12
+            0x1400_0002, // b .+8
+            0xd69f_03e0, // eret
+            0xb5ff_fd86, // cbnz x6, .-80
+            0x10ff_fd63, // adr x3, .-84
+        ];
+        assert_eq!(program.words, want);
+        assert_eq!(program.bytes().len(), 88);
+    }
+
+    #[test]
+    #[should_panic(expected = "no place")]
+    fn a_label_without_a_place_is_a_mistake() {
+        let mut program = Program::new();
+        let nowhere = program.label();
+        program.branch(nowhere).bytes();
+    }
 }

@@ -29,6 +29,9 @@
 //!   others a signal counts as arriving just after the call.
 //! * Before Linux 5.19 a signal can end any call, not only those that sleep: what the call did is taken back then. No
 //!   test has run on such a kernel.
+//! * A code guest gets its interrupts by an emulated [GICv3](hyp::gic) where its devicetree says. A signal on a line, edge or
+//!   level, is one interrupt; a line for which tree and irqfd name different triggers, a storm of interrupts on hardware, is
+//!   no exception. A tree that does not say where the GIC is starts all the same, and its guest gets none.
 //! * Nothing is pinned or taken from the host. RAM of code guests must stay mapped while the VM exists.
 
 pub mod a64;

@@ -77,7 +77,7 @@ enum GuestKind {
 
 impl Guest {
     /// The arm64 code that user space has put into guest memory. The Resource Manager reads the guest's devicetree: it
-    /// declares the vCPUs and the doorbells. The guest starts at the beginning of the region that holds the tree.
+    /// declares the vCPUs and the doorbells, and says where the interrupt controller is. The guest starts at the beginning of the region that holds the tree.
     ///
     /// The region's memory must stay mapped while the VM exists.
     #[must_use]
