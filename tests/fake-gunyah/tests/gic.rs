@@ -52,12 +52,12 @@ impl Guest {
         self.gic.read(addr, 4, self.now).unwrap()
     }
 
-    fn write(&self, addr: u64, value: u64) -> Woken {
-        self.gic.write(addr, 4, value, self.now).unwrap()
+    fn write(&self, addr: u64, value: u64) -> Vec<u32> {
+        self.gic.write(addr, 4, value, self.now).unwrap().0
     }
 
-    fn icc(&self, cpu: u32, register: IccRegister, value: u64) -> Woken {
-        self.gic.icc_write(cpu, register, value, self.now).unwrap()
+    fn icc(&self, cpu: u32, register: IccRegister, value: u64) -> Vec<u32> {
+        self.gic.icc_write(cpu, register, value, self.now).unwrap().0
     }
 
     fn see(&self, cpu: u32, register: IccRegister) -> u64 {
@@ -69,11 +69,11 @@ impl Guest {
     }
 
     fn end(&self, cpu: u32, intid: u64) {
-        let _ = self.icc(cpu, IccRegister::Eoir1, intid);
+        self.icc(cpu, IccRegister::Eoir1, intid);
     }
 
     fn enable(&self, intid: u64) {
-        let _ = self.write(GICD + 0x100 + intid / 32 * 4, 1 << (intid % 32));
+        self.write(GICD + 0x100 + intid / 32 * 4, 1 << (intid % 32));
     }
 
     fn set_priority(&self, intid: u64, priority: u64) {
@@ -153,10 +153,13 @@ fn affinities_of_all_fields() {
     assert_eq!(gic.read(GICR + 0x2_0000 + SGIS + 0x200, 4, 0), Some(0));
 }
 
+/// A gate, and how a guest closes it.
+type Gate = (&'static str, fn(&Guest));
+
 /// Everything on the way must be open: take one thing away each time.
 #[test]
 fn an_interrupt_needs_every_gate_open() {
-    let closed: [(&str, fn(&Guest)); 8] = [
+    let closed: [Gate; 8] = [
         ("the interrupt", |guest| drop(guest.write(GICD + 0x184, 1 << 8))),
         ("group 1 at the distributor", |guest| drop(guest.write(GICD, 1))),
         ("the redistributor", |guest| drop(guest.write(GICR + 0x14, 2))),
@@ -326,10 +329,10 @@ fn sgis_go_where_they_are_sent() {
     let pending = |guest: &Guest| -> Vec<u32> { (0..20).filter(|cpu| guest.gic.lines(*cpu).irq).collect() };
     assert_eq!(guest.gic.wait(17, 0), Wait::Asleep(None));
     // CPUs 16 to 19 are in the second range of 16.
-    assert_eq!(guest.icc(3, IccRegister::Sgi1r, 4 << 24 | 1 << 44 | 0b1010), Woken(vec![17]));
+    assert_eq!(guest.icc(3, IccRegister::Sgi1r, 4 << 24 | 1 << 44 | 0b1010), [17]);
     assert_eq!((pending(&guest), guest.gic.lines(17), guest.gic.lines(19)), (vec![17, 19], IRQ, IRQ));
     assert_eq!((guest.take(17), guest.take(19)), (4, 4));
-    let _ = guest.icc(3, IccRegister::Sgi1r, 9 << 24 | 0b1001);
+    guest.icc(3, IccRegister::Sgi1r, 9 << 24 | 0b1001);
     assert_eq!(pending(&guest), [0, 3], "the sender may be meant, too");
     assert_eq!((guest.take(0), guest.take(3)), (9, 9));
 }
@@ -347,7 +350,7 @@ fn sgis_are_of_a_group() {
         (IccRegister::Asgi1r, 0, 0),
         (IccRegister::Asgi1r, 1, 2),
     ] {
-        let _ = guest.icc(0, register, sgi << 24 | 2);
+        guest.icc(0, register, sgi << 24 | 2);
         assert_eq!(guest.read(sgis + 0x200), pending, "{register:?} {sgi}");
         guest.write(sgis + 0x280, 0xffff);
     }
