@@ -37,6 +37,8 @@ impl Alarm {
     /// Sets or clears the alarm of vCPU `id`. False: the system gave no thread for it, and nothing will come.
     pub(super) fn set(&self, machine: &Arc<Machine>, id: u32, due: Option<Instant>) -> bool {
         let mut state = self.0.lock();
+        // Later ones are found when the thread wakes for an earlier one.
+        let is_next = due.is_some_and(|due| state.due.values().all(|other| due < *other));
         match due {
             Some(due) => drop(state.due.insert(id, due)),
             None => drop(state.due.remove(&id)),
@@ -47,9 +49,10 @@ impl Alarm {
                 thread::Builder::new().name("guest-timers".to_owned()).spawn(move || run(&shared, &machine));
             state.has_thread = thread.is_ok();
         }
-        drop(state);
-        self.0.changed.notify_all();
-        due.is_none() || self.0.lock().has_thread
+        if is_next {
+            self.0.changed.notify_all();
+        }
+        due.is_none() || state.has_thread
     }
 }
 

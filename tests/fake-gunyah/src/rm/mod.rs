@@ -26,6 +26,9 @@
 //! [`check_parcels`] then looks at the memory that comes with the tree, and [`write_overlay`] writes the tree as the guest
 //! gets it.
 //!
+//! Where the GIC's node has no usable `reg`, or the GIC is no GICv3, the VM starts with a warning and its guest gets no
+//! interrupts: chosen, too.
+//!
 //! The Resource Managers on phones are closed and newer. A tree that passes here can still be refused there.
 
 mod config;
