@@ -144,7 +144,8 @@ impl Cpu {
     }
 }
 
-/// Decodes the main groups.
+/// Decodes the main groups. The loop is the only caller; left alone, some builds make a call of it.
+#[inline(always)]
 fn execute<B: Bus + ?Sized>(cpu: &mut Cpu, bus: &mut B, word: u32) -> Exec {
     match bits(word, 28, 25) {
         0b1000 | 0b1001 => dp_imm::exec(cpu, word),

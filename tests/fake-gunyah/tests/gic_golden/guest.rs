@@ -127,7 +127,7 @@ impl Writer {
                 let route = [0, 0, 0, 1, 0x100][value as usize % 5];
                 self.store(Width::Double, GICD + 0x6000 + 8 * intid, route);
             }
-            13 if !often => self.store(Width::Word, GICD, value % 4 | 0x10),
+            13 if !often => self.store(Width::Word, GICD, (value % 4) | 0x10),
             14 => self.set("PMR", PMR, [0xff, 0xf0, 0x80, 0x40, 0xff][value as usize % 5]),
             15 if idle => {
                 let group = value as usize / 8 % 2;
