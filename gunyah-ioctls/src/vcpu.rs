@@ -243,8 +243,14 @@ impl VcpuFd {
                 Ok(VcpuExit::Interrupted)
             }
             libc::EBUSY => {
+                let lost = self.lost;
                 self.consumed(answering);
-                self.busy()
+                let exit = self.busy();
+                if let Ok(VcpuExit::Status(_)) = exit {
+                    // No guest is left that could miss it.
+                    self.lost = lost;
+                }
+                exit
             }
             // There is no vCPU that could have taken the answer.
             libc::ENODEV => Err(self.error(errno)),
