@@ -70,11 +70,14 @@ impl Vm {
         call: &Call<'_>,
         region: &v11::gh_userspace_memory_region,
         transfer: Transfer,
+        on_demand: bool,
     ) -> Result<Adoption, Errno> {
         let Guests::Code(execution @ Execution { engine: Engine::Kvm, .. }) = &self.kernel().guest else {
             return Ok(Adoption::NotNeeded);
         };
-        if self.adoptions.gave_up() {
+        // In this process KVM can have shared memory as it is, when the guest gets all of it at once.
+        let as_it_is = call.caller.local && transfer == Transfer::Share && !on_demand;
+        if as_it_is || self.adoptions.gave_up() {
             return Ok(Adoption::NotNeeded);
         }
         // Copying it may take long.

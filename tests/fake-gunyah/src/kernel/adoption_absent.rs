@@ -21,7 +21,7 @@ pub(crate) enum Adoption {
 
 /// Nothing is adopted.
 #[derive(Debug, Default)]
-pub(crate) struct Adoptions;
+pub(crate) struct Adoptions(());
 
 #[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "as the real one")]
 impl Adoptions {
@@ -37,6 +37,7 @@ impl Vm {
         _: &Call<'_>,
         _: &v11::gh_userspace_memory_region,
         _: Transfer,
+        _: bool,
     ) -> Result<Adoption, Errno> {
         Ok(Adoption::NotNeeded)
     }

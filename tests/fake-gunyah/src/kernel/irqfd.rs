@@ -46,6 +46,9 @@ impl Irqfd {
             bypassed: AtomicBool::new(false),
         });
         vm.add_resource_ticket(&Ticket::Irqfd(Arc::clone(&irqfd)), call)?;
+        if irqfd.bypassed.load(Ordering::Acquire) {
+            return Ok(irqfd);
+        }
         kernel.watch_doorbell(irqfd.token, &irqfd);
         if let Err(error) = sys::epoll_add_edge(kernel.doorbells.as_fd(), irqfd.eventfd.as_fd(), irqfd.token)
         {

@@ -227,7 +227,7 @@ impl Vm {
                 pin(call, &arg, region.access & v11::GH_MEM_ALLOW_WRITE != 0)?;
             }
         }
-        region.host = match self.adopt(call, &arg, transfer)? {
+        region.host = match self.adopt(call, &arg, transfer, region.on_demand)? {
             Adoption::NotNeeded if call.caller.local => HostMemory::Here(arg.userspace_addr),
             Adoption::NotNeeded => HostMemory::There(call.caller.tgid(), arg.userspace_addr),
             Adoption::Done(source) => HostMemory::Adopted(source),

@@ -1,5 +1,6 @@
 //! A thread for the calls on one file: what they do is bound to a thread.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -18,6 +19,7 @@ enum Job {
 
 /// A thread that serves calls, one after the other.
 pub(crate) struct Lane {
+    pool: Weak<Pool>,
     jobs: Sender<Job>,
     load: Arc<Mutex<Load>>,
 }
@@ -35,6 +37,8 @@ struct Load {
 pub(crate) struct Lanes {
     inner: Mutex<Inner>,
     fewer: Condvar,
+    /// Calls that were handed over and are not done.
+    busy: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -70,7 +74,7 @@ impl Lane {
         inner.jobs.retain(|(lane, _)| lane.strong_count() > 0);
         inner.jobs.push((Arc::downgrade(&load), jobs.clone()));
         drop(inner);
-        Ok(Self { jobs, load })
+        Ok(Self { pool: Arc::downgrade(pool), jobs, load })
     }
 
     /// Hands a call over. Given back when another thread's call is being served: that one would have to wait here, where no
@@ -81,9 +85,11 @@ impl Lane {
         if load.calls > 0 && load.tid != notif.tid {
             return Err(work);
         }
+        let Some(pool) = self.pool.upgrade() else { return Err(work) };
         load.calls += 1;
         load.tid = notif.tid;
         drop(load);
+        pool.lanes.busy.fetch_add(1, Ordering::AcqRel);
         match self.jobs.send(Job::Serve(notif, work)) {
             Ok(()) => Ok(()),
             Err(error) => match error.0 {
@@ -107,12 +113,18 @@ fn work(pool: &Arc<Pool>, todo: &Receiver<Job>, load: &Mutex<Load>) {
         call.never_led();
         work(&call);
         lock(load).calls -= 1;
+        pool.lanes.busy.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 impl Lanes {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
+    }
+
+    /// Whether a call is being served by a lane, or about to be: its caller's signals must be looked for.
+    pub(crate) fn are_busy(&self) -> bool {
+        self.busy.load(Ordering::Acquire) > 0
     }
 
     /// Ends all lanes, when the calls that they serve are over.

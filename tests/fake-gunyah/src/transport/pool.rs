@@ -152,7 +152,8 @@ impl Pool {
         let mut scanned = Instant::now();
         let mut pause = SCAN;
         while !self.stopping() {
-            let sleeping = self.sleeping.load(Ordering::Acquire) > 0;
+            // A lane's call counts from when it is handed over, which is before the lane says that it sleeps.
+            let sleeping = self.sleeping.load(Ordering::Acquire) > 0 || self.lanes.are_busy();
             // The listener comes first: whatever happened before the call that it reports is then seen below.
             let mut fds = [
                 self.listener.as_fd(),

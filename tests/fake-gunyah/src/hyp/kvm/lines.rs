@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use kvm_ioctls::{IoEventAddress, NoDatamatch};
+use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::levels::Levels;
 use super::vm::KvmVm;
 use super::{Refused, refused, sys};
 use crate::errno::Errno;
@@ -17,10 +18,9 @@ use crate::rm::{Doorbell, Trigger};
 /// The interrupts behind the doorbells.
 pub(super) struct Lines {
     bells: HashMap<u32, Line>,
-    /// What rings a doorbell from inside this process.
+    /// What rings an edge-triggered doorbell from inside this process.
     ringers: Mutex<HashMap<u32, EventFd>>,
-    /// Where KVM tells that a guest has done with a level interrupt. Nobody listens.
-    acknowledged: Option<EventFd>,
+    levels: OnceLock<Levels>,
 }
 
 /// One interrupt: its SPI and how the guest understands it.
@@ -46,8 +46,16 @@ impl Lines {
             let spi = spis.contains(&intid).then(|| intid - spis.start)?;
             bells.insert(bell.label, Line { spi, level });
         }
-        let acknowledged = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).ok();
-        Some(Self { bells, ringers: Mutex::default(), acknowledged })
+        Some(Self { bells, ringers: Mutex::default(), levels: OnceLock::new() })
+    }
+
+    /// Prepares the level-triggered ones. The VM must have its GIC.
+    pub(super) fn set_up(&self, vm: &VmFd) -> Result<(), Refused> {
+        let levels = self.bells.iter().filter(|(_, line)| line.level);
+        if let Some(levels) = Levels::new(vm, levels.map(|(label, line)| (*label, line.spi)))? {
+            let _ = self.levels.set(levels);
+        }
+        Ok(())
     }
 
     /// The highest interrupt number in use.
@@ -57,19 +65,14 @@ impl Lines {
 }
 
 impl KvmVm {
-    /// KVM rings the doorbell `label` for each signal of the eventfd.
-    ///
-    /// A level interrupt stays raised until the guest is done with it, so that each signal is one interrupt.
+    /// KVM rings the doorbell `label` for each signal of the eventfd, if it is edge-triggered.
     pub(crate) fn add_irqfd(&self, label: u32, eventfd: BorrowedFd<'_>) -> Result<(), Refused> {
         let line = self.line(label)?;
         let eventfd = &*sys::as_event_fd(&eventfd);
-        match &self.lines.acknowledged {
-            Some(acknowledged) if line.level => {
-                self.fd.register_irqfd_with_resample(eventfd, acknowledged, line.spi)
-            }
-            _ => self.fd.register_irqfd(eventfd, line.spi),
+        if line.level {
+            return Err(Refused { what: "a level-triggered doorbell", errno: Errno::EOPNOTSUPP });
         }
-        .map_err(refused("bind an irqfd"))
+        self.fd.register_irqfd(eventfd, line.spi).map_err(refused("bind an irqfd"))
     }
 
     pub(crate) fn remove_irqfd(&self, label: u32, eventfd: BorrowedFd<'_>) {
@@ -85,6 +88,9 @@ impl KvmVm {
 
     /// Rings a doorbell.
     pub(crate) fn ring(&self, label: u32) {
+        if let Some(levels) = self.lines.levels.get() {
+            levels.ring(label);
+        }
         let mut ringers = self.lines.ringers.lock().unwrap_or_else(PoisonError::into_inner);
         if !ringers.contains_key(&label) {
             let Ok(ringer) = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC) else { return };

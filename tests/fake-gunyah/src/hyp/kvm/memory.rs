@@ -24,14 +24,18 @@ pub(super) struct Memory {
 #[derive(Clone, Debug)]
 struct Given {
     guest_addr: u64,
-    side: Arc<GuestSide>,
+    size: u64,
+    /// Where it is here.
+    address: u64,
+    /// What was mapped here for it, if the program's own mapping would not do.
+    side: Option<Arc<GuestSide>>,
     /// It is being taken back: no page of it is given any more.
     closing: bool,
 }
 
 /// A place in the guest's memory.
 pub(super) struct Place {
-    side: Arc<GuestSide>,
+    side: Option<Arc<GuestSide>>,
     /// Where in it the page begins.
     page: u64,
     /// The guest address.
@@ -42,8 +46,8 @@ pub(super) struct Place {
 impl Given {
     fn place(&self, offset: u64) -> Option<Place> {
         let page = offset - offset % crate::transport::sys::page_size() as u64;
-        (offset < self.side.len()).then(|| Place {
-            side: Arc::clone(&self.side),
+        (offset < self.size).then(|| Place {
+            side: self.side.clone(),
             page,
             ipa: self.guest_addr + offset,
             closing: self.closing,
@@ -54,12 +58,16 @@ impl Given {
 impl Place {
     /// The vCPU that waits for this page gets out of the guest instead.
     pub(super) fn refuse(&self) {
-        self.side.refuse(self.page);
+        if let Some(side) = &self.side {
+            side.refuse(self.page);
+        }
     }
 
     /// It may ask for it again.
     pub(super) fn end_refusal(&self) {
-        self.side.end_refusal(self.page);
+        if let Some(side) = &self.side {
+            side.end_refusal(self.page);
+        }
     }
 }
 
@@ -78,17 +86,24 @@ impl KvmVm {
         let writable = slot.access & v11::GH_MEM_ALLOW_WRITE != 0;
         let terms = Terms { lent: slot.lent, writable, demand };
         let side = match &slot.host {
-            Host::Adopted(source) => GuestSide::new(source, terms),
-            Host::File(file, offset) => GuestSide::of_file(file, *offset, slot.size, terms),
+            Host::Adopted(source) => GuestSide::new(source, terms).map(Some),
+            Host::File(file, offset) => GuestSide::of_file(file, *offset, slot.size, terms).map(Some),
+            // The program keeps it mapped: that is the contract of a fake in its own process.
+            Host::Here(_) if !slot.lent && !on_demand => Ok(None),
             Host::Here(_) | Host::There { .. } => Err(Errno::EFAULT),
         };
         let side = side.map_err(|errno| Refused { what: "map the guest's memory", errno })?;
+        let address = match (&side, &slot.host) {
+            (Some(side), _) => side.address(),
+            (None, Host::Here(address)) => *address as u64,
+            (None, _) => return Err(Refused { what: "map the guest's memory", errno: Errno::EFAULT }),
+        };
         if slot.access & (v11::GH_MEM_ALLOW_READ | v11::GH_MEM_ALLOW_EXEC) == 0 {
             // KVM knows no memory that cannot be read. To the guest there is none.
             return Ok(());
         }
-        let address = side.address();
-        let given = Given { guest_addr: slot.guest_addr, side: Arc::new(side), closing: false };
+        let (guest_addr, size) = (slot.guest_addr, slot.size);
+        let given = Given { guest_addr, size, address, side: side.map(Arc::new), closing: false };
         let number = self.memory().add(given);
         let region = kvm_userspace_memory_region {
             slot: number as u32,
@@ -141,14 +156,14 @@ impl KvmVm {
     /// The place of an address of ours.
     pub(super) fn place_of(&self, addr: u64) -> Option<Place> {
         let memory = self.memory();
-        memory.slots.iter().flatten().find_map(|given| given.place(addr.checked_sub(given.side.address())?))
+        memory.slots.iter().flatten().find_map(|given| given.place(addr.checked_sub(given.address)?))
     }
 
     /// The guest gets the page at `ipa`.
     pub(crate) fn give_page(&self, ipa: u64) -> Result<(), Refused> {
         match self.place(ipa) {
-            Some(place) if !place.closing => {
-                place.side.give(place.page).map_err(|errno| Refused { what: "give the guest a page", errno })
+            Some(Place { side: Some(side), page, closing: false, .. }) => {
+                side.give(page).map_err(|errno| Refused { what: "give the guest a page", errno })
             }
             _ => Ok(()),
         }
@@ -156,8 +171,8 @@ impl KvmVm {
 
     /// The guest loses the page at `ipa`.
     pub(crate) fn take_page(&self, ipa: u64) {
-        if let Some(place) = self.place(ipa) {
-            place.side.take(place.page);
+        if let Some(Place { side: Some(side), page, .. }) = self.place(ipa) {
+            side.take(page);
         }
     }
 }

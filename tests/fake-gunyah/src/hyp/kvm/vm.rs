@@ -24,8 +24,10 @@ use crate::rm::{GicFrames, VmDescription};
 
 /// KVM's GIC has at least so many interrupts, whatever the doorbells.
 const MIN_IRQS: u32 = 256;
+/// And at most so many.
+const MAX_IRQS: u32 = 992;
 /// And it has these SPIs, by their INTID.
-const SPIS: std::ops::Range<u32> = 32..1020;
+const SPIS: std::ops::Range<u32> = 32..MAX_IRQS;
 
 /// Whether guests can run on KVM here; if not, why.
 pub(crate) fn available() -> Result<(), String> {
@@ -76,8 +78,9 @@ impl KvmVm {
             .gic
             .as_ref()
             .ok_or_else(|| wrong("the tree does not say where the interrupt controller is (its reg)"))?;
-        let lines = Lines::new(&config.doorbells, SPIS)
-            .ok_or_else(|| wrong("a doorbell's interrupt is no SPI of a GICv3 without extensions"))?;
+        let lines = Lines::new(&config.doorbells, SPIS).ok_or_else(|| {
+            wrong("a doorbell's interrupt is none of the SPIs 0 to 959, which are all that its GICv3 has")
+        })?;
         let kvm = Kvm::new().map_err(refused("open /dev/kvm"))?;
         // Without a say KVM's guests have 40 bits of address, if the host has.
         let bits = match kvm.get_host_ipa_limit() {
@@ -91,6 +94,7 @@ impl KvmVm {
             .collect::<Result<Vec<_>, _>>()?;
         let demand = if on_demand { Some(Demand::new()?) } else { None };
         let gic = Gic::new(&fd, frames, config.vcpus, lines.highest())?;
+        lines.set_up(&fd)?;
         let vm = Arc::new(Self {
             fd,
             _gic: gic,
@@ -219,7 +223,7 @@ impl Gic {
             device.set_device_attr(&attribute).map_err(refused(what))
         };
         // The number is a u32, which is the first half of this one.
-        let irqs = u64::from(highest.saturating_add(1).next_multiple_of(32).clamp(MIN_IRQS, 1024));
+        let irqs = u64::from(highest.saturating_add(1).next_multiple_of(32).clamp(MIN_IRQS, MAX_IRQS));
         set(KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &irqs, "set the number of interrupts")?;
         set(
             KVM_DEV_ARM_VGIC_GRP_ADDR,

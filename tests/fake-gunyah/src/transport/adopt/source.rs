@@ -156,15 +156,15 @@ impl Source {
         Ok(())
     }
 
-    /// Copies all content to the same places in a file, from `offset` on.
-    pub(super) fn copy_to(&self, to: BorrowedFd<'_>, offset: u64) -> Result<(), Errno> {
+    /// Copies all content to the same places in a window.
+    pub(super) fn copy_to(&self, to: &Window) -> Result<(), Errno> {
         for piece in &self.pieces {
             let whole = piece.offset..piece.offset + piece.len;
             let mut from = whole.start;
             while let Some(content) = sys::next_content(piece.file.as_fd(), from..whole.end) {
                 from = content.end;
-                let at = offset + piece.at + (content.start - piece.offset);
-                sys::copy_range(piece.file.as_fd(), content, to, at)?;
+                let at = piece.at + (content.start - piece.offset);
+                to.read_from(at, content.end - content.start, piece.file.as_fd(), content.start)?;
             }
         }
         Ok(())

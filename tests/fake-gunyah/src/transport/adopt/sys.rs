@@ -31,30 +31,6 @@ pub(super) fn write_at(file: BorrowedFd<'_>, data: &[u8], offset: u64) -> Result
     if n == data.len() as isize { Ok(()) } else { Err(Errno::ENOMEM) }
 }
 
-/// Copies a part of a file to the same or another place in another one.
-pub(super) fn copy_range(
-    from: BorrowedFd<'_>,
-    range: Range<u64>,
-    to: BorrowedFd<'_>,
-    at: u64,
-) -> Result<(), Errno> {
-    let mut buf = vec![0u8; 256 << 10];
-    let mut done = 0;
-    while range.start + done < range.end {
-        let want = (range.end - range.start - done).min(buf.len() as u64) as usize;
-        let place = (range.start + done) as libc::off_t;
-        // SAFETY: the pointer and the length are those of a part of the buffer.
-        let n = unsafe { libc::pread(from.as_raw_fd(), buf.as_mut_ptr().cast(), want, place) };
-        let n = usize::try_from(n).map_err(|_| Errno::last())?;
-        if n == 0 {
-            return Err(Errno::EFAULT);
-        }
-        write_at(to, buf.get(..n).unwrap_or_default(), at + done)?;
-        done += n as u64;
-    }
-    Ok(())
-}
-
 /// The next stretch of content in a part of a file.
 pub(super) fn next_content(file: BorrowedFd<'_>, within: Range<u64>) -> Option<Range<u64>> {
     let seek = |from: u64, whence| {
