@@ -6,8 +6,8 @@ use conformance::asm::{Program, SystemRegister, Width, psci};
 use conformance::interrupts::{self, Gic, SGI, SPECIAL, SPI, VIRTUAL_TIMER, mailbox};
 use vm_memory::GuestAddress;
 use vmm_adapter::{
-    Backend, Bus, Feature, GicLayout, GuestArch, Hypervisor, IoOutcome, IrqLine, Kicker, MmioDevice,
-    MsiFrame, MsiPool, Trigger, VcpuExit, VmConfig,
+    Bus, Feature, GicLayout, GuestArch, Hypervisor, IoOutcome, IrqLine, Kicker, MmioDevice, MsiFrame,
+    MsiPool, Trigger, VcpuExit, VmConfig,
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -256,12 +256,11 @@ pub fn lines_do_not_get_into_each_others_way(hypervisor: &dyn Hypervisor, probe:
     if !interruptible(hypervisor, probe) {
         return;
     }
-    let all: &[u32] = match hypervisor.capabilities() {
-        caps if caps.guest_arch() != GuestArch::Arm64 => &[3, 4, 15, 16, 23],
-        caps if caps.backend() == Backend::Kvm => &[0, 3, 4, 31, 32, 255, 959],
-        _ => &[0, 3, 4, 31, 32, 255, 987],
+    let all = match hypervisor.capabilities() {
+        caps if caps.guest_arch() != GuestArch::Arm64 => vec![3, 4, 15, 16, 23],
+        caps => vec![0, 3, 4, 31, 32, 255, probe.last_spi(caps)],
     };
-    let lines: Vec<IrqLine> = all.iter().copied().map(IrqLine::edge).collect();
+    let lines: Vec<IrqLine> = all.into_iter().map(IrqLine::edge).collect();
     let silent = IrqLine::edge(5);
     let all: Vec<IrqLine> = lines.iter().copied().chain([silent]).collect();
     let (mut rig, events) = bound(hypervisor, &all);
