@@ -3,12 +3,17 @@
 #
 # Versions are found when this runs: the archive drops old ones with every security update.
 
-# debian_setup DIR: a private apt with its own lists, for amd64 and arm64, that uses this machine's sources.
+# This machine's architecture as Debian calls it, and as its file names have it.
+debian_arch=$(dpkg --print-architecture)
+debian_triplet=$(gcc -print-multiarch 2>/dev/null || true)
+[[ -n $debian_triplet ]] || debian_triplet=$(uname -m)-linux-gnu
+
+# debian_setup DIR: a private apt with its own lists, for this machine and arm64, that uses this machine's sources.
 debian_setup() {
     local dir=$1
     mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial" "$dir/stamps"
     cat >"$dir/apt.conf" <<CONF
-APT::Architectures { "amd64"; "arm64"; };
+APT::Architectures { "$debian_arch"; "arm64"; };
 Dir::State::lists "$dir/lists";
 Dir::Cache "$dir/cache";
 Acquire::Retries "3";
@@ -63,7 +68,7 @@ debian_unpack() {
     echo "$*" >"$root.packages"
 }
 
-# debian_rustc DIR PREFIX [ARCH...]: unpacks Debian's rustc of that version with its standard library for amd64 and
+# debian_rustc DIR PREFIX [ARCH...]: unpacks Debian's rustc of that version with its standard library for this machine and
 # each ARCH into DIR, and writes DIR/rustc, which runs it. A standard library is only good for its own rustc.
 debian_rustc() {
     local root=$1 version std llvm arch packages missing
@@ -74,21 +79,21 @@ debian_rustc() {
     llvm=$(debian_depends "$std=$version" 'libllvm[0-9]+') || return 1
     # LLVM's own libraries come along too. The C and C++ libraries are the machine's.
     mapfile -t packages < <(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
-        --no-replaces --no-enhances "$llvm:amd64" | sed -n 's/^\([a-z][^ :]*\).*/\1:amd64/p' | sort -u |
+        --no-replaces --no-enhances "$llvm:$debian_arch" | sed -n "s/^\([a-z][^ :]*\).*/\1:$debian_arch/p" | sort -u |
         grep -vE '^(libc6|libgcc-s1|libstdc\+\+6|libcrypt1|gcc-[0-9]+-base):')
-    packages+=("rustc-web:amd64=$version" "$std:amd64=$version")
-    for arch in amd64 "$@"; do
+    packages+=("rustc-web:$debian_arch=$version" "$std:$debian_arch=$version")
+    for arch in $(printf '%s\n' "$debian_arch" "$@" | sort -u); do
         packages+=("libstd-rust-web-dev:$arch=$version")
     done
     debian_unpack "$root" "${packages[@]}" || return 1
     # bash, because dash drops variables with a hyphen in their name, such as cargo's CARGO_BIN_EXE_fake-gunyah.
     cat >"$root/rustc" <<WRAPPER
 #!/bin/bash
-LD_LIBRARY_PATH=$root/usr/lib/x86_64-linux-gnu:$root/usr/lib/llvm-${llvm#libllvm}/lib exec "$root/usr/bin/rustc" "\$@"
+LD_LIBRARY_PATH=$root/usr/lib/$debian_triplet:$root/usr/lib/llvm-${llvm#libllvm}/lib exec "$root/usr/bin/rustc" "\$@"
 WRAPPER
     chmod +x "$root/rustc"
     "$root/rustc" --version || {
-        missing=$(LD_LIBRARY_PATH=$root/usr/lib/x86_64-linux-gnu ldd "$root/usr/bin/rustc" "$root"/usr/lib/x86_64-linux-gnu/librustc_driver* |
+        missing=$(LD_LIBRARY_PATH=$root/usr/lib/$debian_triplet ldd "$root/usr/bin/rustc" "$root/usr/lib/$debian_triplet/"librustc_driver* |
             grep 'not found' || true)
         echo "Debian's rustc $version does not run here: $missing" >&2
         return 1
