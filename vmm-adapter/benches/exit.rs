@@ -1,4 +1,5 @@
-//! What an MMIO exit costs through the whole stack: `Vcpu::run`, handler, bus, device. `cargo bench -p vmm-adapter --bench exit`.
+//! What an MMIO exit costs through the whole stack: `Vcpu::run`, handler, bus, device. `cargo bench -p vmm-adapter --features kvm
+//! --bench exit`.
 //!
 //! `ioctl` is interposed, as in the benches of gunyah-ioctls: no kernel is in the numbers. The baseline is the bare loop, which makes the
 //! call, looks at the page, and knows no devices; the difference is what everything here costs together.

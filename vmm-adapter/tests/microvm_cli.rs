@@ -450,6 +450,7 @@ fn output_that_nobody_reads_does_not_keep_it_from_ending() {
     while before != waiting || waiting == 0 {
         before = waiting;
         std::thread::sleep(Duration::from_millis(300));
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
         // SAFETY: the call writes an int.
         assert_eq!(unsafe { libc::ioctl(stdout.as_raw_fd(), libc::FIONREAD, &mut waiting) }, 0);
     }
