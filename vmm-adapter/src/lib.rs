@@ -1,4 +1,4 @@
-//! One hypervisor trait set for VMMs, with Gunyah behind it.
+//! One hypervisor trait set for VMMs, with Gunyah and KVM behind it.
 //!
 //! | trait | what it is |
 //! |---|---|
@@ -7,6 +7,7 @@
 //! | [`Vcpu`] | runs the guest and calls the VMM's devices |
 //! | [`IoHandler`] | the VMM's devices |
 //! | [`Kicker`] | ends a vCPU's run from another thread |
+//! | [`Registers`], [`DirtyLog`], [`Reclaim`] | facets: what not every backend has |
 //!
 //! The rules, on every backend:
 //!
@@ -16,8 +17,29 @@
 //!   dropped silently.
 //! - The devicetree is part of the interface: [`fdt::write`] writes it, with what the hypervisor wants in it.
 //!
-//! The backends are features of this crate: `gunyah` (default). The flavour of Gunyah is found out at run time. Authors of a VMM that
-//! runs on KVM start at [`porting_from_kvm`].
+//! # Backends
+//!
+//! Each is a feature of this crate, and any number of them can be compiled in. Which one a VM is made by is decided at run time:
+//! [`open`] takes the best of a host, [`open_backend`] the one that was asked for.
+//!
+//! | feature | [`Backend`] | hosts | guests |
+//! |---|---|---|---|
+//! | `gunyah`, on by default | [`Gunyah`](Backend::Gunyah) | kernels with `/dev/gunyah`: v11, android14 to android16, v17; the flavour is found out at run time | arm64, protected or not |
+//! | `kvm` | [`Kvm`](Backend::Kvm) | kernels with `/dev/kvm`, on arm64 and x86_64 | those of the host's architecture |
+//!
+//! The `kvm` backend keeps the rules that Gunyah makes, so a VMM that was developed on it does not break on Gunyah. Without either
+//! feature the crate still has the devicetree, the lint, the bus and the memory regions.
+//!
+//! # Beside the traits
+//!
+//! Nobody has to use these: [`Bus`] finds devices by address, [`MsiFrame`] takes message-signalled interrupts where there is no ITS,
+//! [`VcpuThread`] runs, pauses and ends a vCPU, [`ExitStats`] measures its exits, [`MemoryRegion::prepare`] gets memory ready before it is
+//! given away, [`shared_memory`] is what devices may touch of it, and [`fdt::lint`] checks a tree on any machine.
+//!
+//! # Guides
+//!
+//! - [`porting_from_kvm`], for authors of a VMM that runs on KVM.
+//! - [`cloud_hypervisor`], for those of Cloud Hypervisor and of VMMs with traits like its.
 //!
 //! # A whole VMM
 //!
@@ -119,3 +141,6 @@ pub use vm::{DirtyLog, IoEventMatch, Reclaim, Vm};
 
 #[doc = include_str!("../docs/porting-from-kvm.md")]
 pub mod porting_from_kvm {}
+
+#[doc = include_str!("../docs/cloud-hypervisor.md")]
+pub mod cloud_hypervisor {}
