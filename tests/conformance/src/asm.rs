@@ -1,7 +1,7 @@
 //! An assembler for guests of a dozen instructions, so that the same program runs on every backend.
 //!
 //! Registers are numbers: 0 is X0, 31 is XZR on arm64. On x86_64 there are 0 to 9, and what the methods say of arm64's instructions
-//! is done by those of [`x86`](crate::x86).
+//! is done by those of [`x86`].
 
 use vmm_adapter::GuestArch;
 

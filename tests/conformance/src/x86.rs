@@ -300,7 +300,7 @@ impl Code {
     }
 
     /// A guest that takes interrupts of these pins of the I/O APIC (with whether by an edge), and tells the mailbox as
-    /// [`interrupts`](crate::interrupts) does: the number of pin n is [`SPI`](crate::interrupts::SPI) + n.
+    /// [`interrupts`] does: the number of pin n is [`SPI`](crate::interrupts::SPI) + n.
     ///
     /// With `software` it also interrupts itself with the first of them, by INT.
     pub fn listen(&mut self, pins: &[(u32, bool)], mailbox: u64, software: bool) {
@@ -374,7 +374,7 @@ impl Code {
         self.emit(&[0xfb, 0xf4, 0xeb, 0xfd]);
     }
 
-    /// mov rax, addr; mov dword [rax], value
+    /// `mov rax, addr; mov dword [rax], value`
     fn store_word(&mut self, addr: u64, value: u32) {
         self.emit(&[0x48, 0xb8]);
         self.emit(&addr.to_le_bytes());
