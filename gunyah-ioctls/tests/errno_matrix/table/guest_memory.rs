@@ -69,6 +69,12 @@ fn fallocate(w: &World, mode: i32, offset: u64, len: u64) -> Raw {
     if answer < 0 { Err(std::io::Error::last_os_error().raw_os_error().unwrap()) } else { Ok(0) }
 }
 
+fn our_punch(w: &World, offset: u64, len: u64) -> Answer {
+    let memory = our_memory(w);
+    w.mark();
+    memory.punch_hole(offset, len)
+}
+
 fn cma_node() -> Fd {
     own(open(CMA_NODE).unwrap())
 }
@@ -95,7 +101,9 @@ fn our_cma(w: &World, mapping: &CmaMapping) -> Answer {
 const FLAGS: Ours = Inexpressible("Access and Sharing have no such values");
 const WHOLE: Ours = Inexpressible("the crate unmaps what it has mapped, whole");
 const NO_FILE: Ours = Inexpressible("only the crate's own memory can be passed");
-const NOT_INTERCEPTED: &str = "the fake's files are the host's own to mmap, read and fallocate";
+const NOT_INTERCEPTED: &str = "the fake's files are the host's own to mmap and read";
+const TAKES_ALL: &str = "the fake gets every page back, and at once";
+const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 
 pub(crate) static ROWS: &[Row] = &[
     row(
@@ -307,19 +315,39 @@ pub(crate) static ROWS: &[Row] = &[
     ),
     row(
         PunchGuestMemory,
+        EOPNOTSUPP,
+        M,
+        "another mode",
+        |w| fallocate(w, libc::FALLOC_FL_COLLAPSE_RANGE | libc::FALLOC_FL_KEEP_SIZE, 0, page()),
+        Inexpressible("the crate punches holes only"),
+    ),
+    row(
+        PunchGuestMemory,
         EINVAL,
         M,
         "an empty range",
-        |w| fallocate(w, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, 0, 0),
-        Refused(|w| {
-            let memory = our_memory(w);
-            w.mark();
-            memory.punch_hole(0, 0)
-        }),
+        |w| fallocate(w, PUNCH, 0, 0),
+        Refused(|w| our_punch(w, 0, 0)),
     ),
-    never(PunchGuestMemory, ENOMEM, M, "the range's split", NOT_INTERCEPTED),
-    never(PunchGuestMemory, EINTR, M, "a signal while it waits", NOT_INTERCEPTED),
-    never(PunchGuestMemory, EBUSY, M, "lent pages that the guest keeps", NOT_INTERCEPTED),
+    row(
+        PunchGuestMemory,
+        EINVAL,
+        M,
+        "a range that is not aligned",
+        |w| fallocate(w, PUNCH, 512, page()),
+        Refused(|w| our_punch(w, 512, page())),
+    ),
+    row(
+        PunchGuestMemory,
+        EINVAL,
+        M,
+        "a range behind the end",
+        |w| fallocate(w, PUNCH, 0, 5 * page()),
+        Refused(|w| our_punch(w, 0, 1 << 30)),
+    ),
+    never(PunchGuestMemory, ENOMEM, M, "the range's split", TAKES_ALL),
+    never(PunchGuestMemory, EINTR, M, "a signal while it waits", TAKES_ALL),
+    never(PunchGuestMemory, EBUSY, M, "lent pages that the guest keeps", TAKES_ALL),
     row(
         CreateCmaMemory,
         ENOTTY,

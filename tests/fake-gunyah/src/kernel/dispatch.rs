@@ -39,17 +39,38 @@ impl Kernel {
             }
             #[cfg(target_arch = "x86_64")]
             libc::SYS_open => open(libc::AT_FDCWD, args[0], args[1]),
+            libc::SYS_fallocate => self.fallocate(call),
             _ => {
                 call.reply(Reply::Continue);
             }
         }
     }
 
-    fn ioctl(self: &Arc<Self>, call: &Call<'_>) {
+    /// The object behind the descriptor that is a call's first argument, with one user for this call.
+    fn object_of(&self, call: &Call<'_>) -> Option<Arc<Object>> {
         let fd = call.notif.args[0] as RawFd;
         let object = call.caller.file_id(fd).ok().and_then(|id| self.object(id));
-        let object = object.filter(|object| object.get());
-        let Some(object) = object else {
+        object.filter(|object| object.get())
+    }
+
+    fn fallocate(&self, call: &Call<'_>) {
+        let object = self.object_of(call);
+        let answer = object.as_ref().and_then(|object| match &object.kind {
+            Kind::GuestMem(memory) => self.fallocate_memory(memory, call),
+            _ => None,
+        });
+        call.reply(match answer {
+            None => Reply::Continue,
+            Some(Ok(())) => Reply::Value(0),
+            Some(Err(errno)) => Reply::Error(errno),
+        });
+        if let Some(object) = object {
+            object.put();
+        }
+    }
+
+    fn ioctl(self: &Arc<Self>, call: &Call<'_>) {
+        let Some(object) = self.object_of(call) else {
             call.reply(Reply::Continue);
             return;
         };

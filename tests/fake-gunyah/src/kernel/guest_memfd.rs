@@ -71,6 +71,28 @@ impl Kernel {
         Ok(Reply::Fd { fd: theirs, cloexec })
     }
 
+    /// `fallocate` of guest memory. `None`: contiguous memory, which has none of its own.
+    pub(crate) fn fallocate_memory(&self, memory: &GuestMem, call: &Call<'_>) -> Option<Result<(), Errno>> {
+        const KEEP_SIZE: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        const KNOWN: i32 = KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE;
+        let [_, mode, offset, len, ..] = call.notif.args;
+        let mode = mode as i32;
+        let file = memory.file.as_ref().filter(|_| !memory.cma)?;
+        Some(if mode & KEEP_SIZE == 0 || mode & !KNOWN != 0 {
+            Err(Errno::EOPNOTSUPP)
+        } else if len == 0
+            || !aligned(&[offset, len], sys::page_size() as u64)
+            || offset.checked_add(len).is_none_or(|end| end > memory.size)
+        {
+            Err(Errno::EINVAL)
+        } else if mode & libc::FALLOC_FL_PUNCH_HOLE != 0 {
+            self.vms_that_are().iter().for_each(|vm| vm.take_file_pages(file, offset, len));
+            file.punch(offset, len)
+        } else {
+            file.fill(offset, len)
+        })
+    }
+
     /// The memory file behind one of the caller's descriptors.
     fn memory_file(&self, call: &Call<'_>, fd: RawFd) -> Result<Arc<Object>, Errno> {
         let id = call.caller.file_id(fd).map_err(|_| Errno::EBADF)?;
@@ -134,6 +156,17 @@ impl Vm {
         self.bind_file(Region::of_file(label, arg.guest_addr, arg.size, flags & allow, transfer, range))
     }
 
+    /// Takes pages back that the guest has been given of a part of a file.
+    fn take_file_pages(&self, file: &Arc<GuestFile>, offset: u64, len: u64) {
+        let part = offset..offset.saturating_add(len);
+        for region in &self.memory().regions {
+            let place = region.file_range().and_then(|range| range.place_of(region.size, file, &part));
+            if let Some((from, to)) = place {
+                self.ram().take_pages(region.guest_addr + from, region.guest_addr + to);
+            }
+        }
+    }
+
     fn bind_file(self: &Arc<Self>, region: Region) -> Result<Answer, Errno> {
         let mut memory = self.memory();
         if memory.regions.iter().any(|other| other.overlaps(&region) || other.shares_file_range(&region)) {
@@ -191,6 +224,13 @@ impl FileRange {
         Arc::ptr_eq(&self.memory, &other.memory)
             && self.flags == other.flags
             && self.offset.wrapping_add(ahead) == other.offset
+    }
+
+    /// Where `part` of the file lies in this range of `len` bytes: how far from its start, from and to.
+    fn place_of(&self, len: u64, file: &Arc<GuestFile>, part: &std::ops::Range<u64>) -> Option<(u64, u64)> {
+        let start = part.start.max(self.offset);
+        let end = part.end.min(self.offset.saturating_add(len));
+        (Arc::ptr_eq(&self.memory, file) && start < end).then(|| (start - self.offset, end - self.offset))
     }
 
     /// Whether two ranges have bytes of one file in common.

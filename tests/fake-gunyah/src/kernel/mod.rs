@@ -165,6 +165,11 @@ impl Kernel {
         lock(&self.vms).retain(|vm| vm.number != number);
     }
 
+    /// The VMs that are there.
+    fn vms_that_are(&self) -> Vec<Arc<Vm>> {
+        lock(&self.vms).clone()
+    }
+
     /// The VM made last that is still there.
     pub(crate) fn latest_vm(&self) -> Option<Arc<Vm>> {
         lock(&self.vms).last().cloned()

@@ -118,6 +118,14 @@ impl Region {
         Self { label, access, guest_addr, size, transfer, on_demand, host: HostMemory::File(range) }
     }
 
+    /// Where the bytes come from, if that is a file of the driver's.
+    pub(crate) fn file_range(&self) -> Option<&FileRange> {
+        match &self.host {
+            HostMemory::File(range) => Some(range),
+            _ => None,
+        }
+    }
+
     /// Whether two bindings have bytes of a file in common.
     pub(crate) fn shares_file_range(&self, other: &Self) -> bool {
         match (&self.host, &other.host) {

@@ -85,6 +85,7 @@ pub(crate) fn program() -> Vec<sock_filter> {
     #[cfg(target_arch = "x86_64")]
     block(libc::SYS_open, &open(1));
     block(libc::SYS_openat2, &[NOTIFY]);
+    block(libc::SYS_fallocate, &[NOTIFY]);
     f.push(ALLOW);
     f
 }

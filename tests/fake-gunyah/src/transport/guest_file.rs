@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::mapping::Mapping;
+use super::sys;
 use crate::errno::Errno;
 
 /// The file, as this process has it.
@@ -22,6 +23,19 @@ impl GuestFile {
 
     pub(crate) fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
+    }
+
+    /// Frees a part of it, wherever that is. The next to touch it finds zeros.
+    pub(crate) fn punch(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let files = std::iter::once(self.as_fd()).chain(lent.as_ref().map(|file| file.as_fd()));
+        files.into_iter().try_for_each(|file| sys::fallocate(file, mode, offset, len))
+    }
+
+    /// Fills the holes in a part of it with zeros.
+    pub(crate) fn fill(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        sys::fallocate(self.as_fd(), libc::FALLOC_FL_KEEP_SIZE, offset, len)
     }
 
     /// The guest's own file, made when there is none yet: it gets this file's size.

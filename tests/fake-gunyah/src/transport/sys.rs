@@ -215,6 +215,13 @@ pub(crate) fn memfd(name: &CStr) -> Result<OwnedFd> {
     owned(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) }.into())
 }
 
+/// Allocates or frees a part of a file.
+pub(crate) fn fallocate(file: BorrowedFd<'_>, mode: libc::c_int, offset: u64, len: u64) -> Result<()> {
+    let (offset, len) = (offset as libc::off_t, len as libc::off_t);
+    // SAFETY: takes numbers. Mappings of the file stay valid.
+    check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) }.into()).map(drop)
+}
+
 /// Duplicates a descriptor of this process by its number; `EBADF` if there is none.
 pub(crate) fn dup(fd: RawFd) -> Result<OwnedFd> {
     // SAFETY: fcntl checks the number.

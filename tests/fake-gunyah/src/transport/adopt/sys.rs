@@ -8,10 +8,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use crate::errno::Errno;
 use crate::transport::sys as host;
 
-fn check(ret: libc::c_int) -> Result<(), Errno> {
-    if ret < 0 { Err(Errno::last()) } else { Ok(()) }
-}
-
 /// A file of memory of `len` bytes, all holes.
 pub(super) fn memory_file(name: &CStr, len: u64) -> Result<OwnedFd, Errno> {
     let file = host::memfd(name)?;
@@ -46,16 +42,12 @@ pub(super) fn next_content(file: BorrowedFd<'_>, within: Range<u64>) -> Option<R
 /// Frees a part of a file; it is a hole then.
 pub(super) fn punch(file: BorrowedFd<'_>, range: Range<u64>) -> Result<(), Errno> {
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-    let (at, len) = (range.start as libc::off_t, (range.end - range.start) as libc::off_t);
-    // SAFETY: takes numbers.
-    check(unsafe { libc::fallocate(file.as_raw_fd(), mode, at, len) })
+    host::fallocate(file, mode, range.start, range.end - range.start)
 }
 
 /// Fills the holes in a part of a file with zeros.
 pub(super) fn fill(file: BorrowedFd<'_>, range: Range<u64>) -> Result<(), Errno> {
-    let (at, len) = (range.start as libc::off_t, (range.end - range.start) as libc::off_t);
-    // SAFETY: takes numbers.
-    check(unsafe { libc::fallocate(file.as_raw_fd(), 0, at, len) })
+    host::fallocate(file, 0, range.start, range.end - range.start)
 }
 
 /// Whether a file is memory and nothing else: what a guest was lent is taken out of the file, which must not hit a disk.
