@@ -1,8 +1,7 @@
 //! What several tests need.
 #![allow(dead_code, reason = "no test needs all of it")]
 
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::path::PathBuf;
 
 /// A reader of flattened devicetrees, for looking at what was written. It trusts its input.
 pub struct Tree(Vec<(String, Vec<u8>)>);
@@ -83,20 +82,17 @@ pub fn example(name: &str) -> PathBuf {
         Ok(found) => found.modified().unwrap(),
         Err(error) => panic!("{}: {error}; build it: cargo build -p vmm-adapter --examples", path.display()),
     };
-    let newest = newest(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name));
+    // cargo's own list of what it was built from, blanks escaped.
+    let list = std::fs::read_to_string(path.with_extension("d")).unwrap();
+    let sources = list.split_once(": ").unwrap().1.trim().replace("\\ ", "\0");
+    let times = sources
+        .split(' ')
+        .map(|source| std::fs::metadata(source.replace('\0', " ")).unwrap().modified().unwrap());
+    let newest = times.max().unwrap();
     assert!(
         built >= newest,
         "{} is older than its source: cargo build -p vmm-adapter --examples",
         path.display()
     );
     path
-}
-
-fn newest(sources: &Path) -> SystemTime {
-    let files = std::fs::read_dir(sources).unwrap().map(|file| file.unwrap());
-    let times = files.map(|file| match file.file_type().unwrap().is_dir() {
-        true => newest(&file.path()),
-        false => file.metadata().unwrap().modified().unwrap(),
-    });
-    times.max().unwrap()
 }

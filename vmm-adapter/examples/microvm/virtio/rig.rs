@@ -1,6 +1,6 @@
 //! For tests: a driver, made of virtio-queue's mock of one and the device's registers, and the device on its thread.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
@@ -27,6 +27,9 @@ const QUEUE_STEP: u64 = 0x1_0000;
 /// A test that waits this long hangs.
 const WATCHDOG: Duration = Duration::from_secs(60);
 
+/// The mock of a driver borrows its memory, so it stays until the tests end. Here leak checkers find it.
+static KEPT: Mutex<Vec<&'static SharedMemory>> = Mutex::new(Vec::new());
+
 /// A buffer of a request.
 pub(crate) enum Part<'a> {
     /// What the device reads.
@@ -50,6 +53,7 @@ impl Rig {
     pub(crate) fn new(device: impl Device + 'static, restricted: bool) -> Self {
         let memory: &'static SharedMemory =
             Box::leak(Box::new(SharedMemory::from_ranges(&[(GuestAddress(MEMORY), MEMORY_SIZE)]).unwrap()));
+        KEPT.lock().unwrap().push(memory);
         let lent = std::iter::once(LENT..LENT + (1 << 20)).filter(|_| restricted).collect();
         let dma = Dma::test(memory.clone(), lent);
         let irqfd = EventFd::new(libc::EFD_NONBLOCK).unwrap();
