@@ -123,6 +123,8 @@ fn devices_behind_a_dma_pool_refer_to_it() {
     assert_eq!(tree.texts(&format!("{pool}:compatible")), ["restricted-dma-pool"]);
     assert_eq!(tree.cells(&format!("{pool}:reg")), [0, 0x8040_0000, 0, 0x20_0000]);
     assert!(tree.has("/reserved-memory:ranges") && !tree.has(&format!("{pool}:no-map")));
+    // Whatever a Resource Manager makes of reg.
+    assert_eq!(tree.cells("/memory:linux,usable-memory"), tree.cells("/memory:reg"));
     let phandle = tree.cells(&format!("{pool}:phandle"));
     assert_eq!(tree.cells("/virtio_mmio@10010000:memory-region"), phandle);
     assert!(!tree.has("/virtio_mmio@10011000:memory-region"));

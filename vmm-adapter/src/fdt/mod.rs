@@ -67,7 +67,7 @@ pub fn write(vm: &dyn Vm, guest: &GuestTree) -> Result<Vec<u8>> {
     tree.property_string("compatible", &guest.compatible)?;
 
     chosen(&mut tree, guest)?;
-    platform::memory(&mut tree, &vm.memory())?;
+    platform::memory(&mut tree, config, &vm.memory(), guest.dma_pool.is_some())?;
     if let Some((addr, size)) = guest.dma_pool {
         platform::dma_pool(&mut tree, addr, size)?;
     }

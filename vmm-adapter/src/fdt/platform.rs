@@ -4,7 +4,7 @@ use vm_fdt::FdtWriter;
 use vm_memory::GuestAddress;
 
 use super::{CLOCK_PHANDLE, DMA_POOL_PHANDLE, GIC_PHANDLE, MSI_PHANDLE};
-use crate::config::{GicLayout, IrqLine, Trigger, VmConfig};
+use crate::config::{GicLayout, IrqLine, Trigger, VmConfig, VmKind};
 use crate::error::Result;
 use crate::memory::MemoryRegion;
 
@@ -28,14 +28,34 @@ pub fn specifier(line: IrqLine) -> [u32; 3] {
 
 /// One node for all memory, and its name is exactly `memory`: Gunyah's Resource Manager refuses a node of that
 /// `device_type` with a unit address in its name.
-pub(super) fn memory(tree: &mut FdtWriter, regions: &[MemoryRegion]) -> Result<()> {
-    let reg: Vec<u64> = regions.iter().flat_map(|region| [region.addr().0, region.size()]).collect();
-    if reg.is_empty() {
+///
+/// The Resource Manager writes `reg` anew, and nobody promises that shared memory beside lent memory is in it. Linux, which
+/// cannot use a pool that is not memory, and crashes, prefers `linux,usable-memory`.
+pub(super) fn memory(
+    tree: &mut FdtWriter,
+    config: &VmConfig,
+    regions: &[MemoryRegion],
+    pool: bool,
+) -> Result<()> {
+    let reg = |regions: &mut dyn Iterator<Item = &MemoryRegion>| -> Vec<u64> {
+        regions.flat_map(|region| [region.addr().0, region.size()]).collect()
+    };
+    if regions.is_empty() {
         return Ok(());
     }
     let node = tree.begin_node("memory")?;
     tree.property_string("device_type", "memory")?;
-    tree.property_array_u64("reg", &reg)?;
+    tree.property_array_u64("reg", &reg(&mut regions.iter()))?;
+    if pool {
+        let firmware = match config.kind {
+            VmKind::ProtectedFirmware { addr, .. } => Some(addr),
+            _ => None,
+        };
+        let is_usable =
+            |region: &&MemoryRegion| firmware.is_none_or(|firmware| !region.contains(firmware, 1));
+        let usable = reg(&mut regions.iter().filter(is_usable));
+        tree.property_array_u64("linux,usable-memory", &usable)?;
+    }
     tree.end_node(node)?;
     Ok(())
 }

@@ -19,7 +19,7 @@ struct Editable {
 ///
 /// | node | becomes |
 /// |---|---|
-/// | `/memory` | the VM's RAM: the image and what else is lent, without the firmware; all of it when nothing is lent |
+/// | `/memory` | the VM's RAM: all of it but the firmware. Shared memory too: as part of it Linux guests on phones use a DMA pool |
 /// | `/hypervisor` | made, with the nodes of those doorbells that say where (`generate`) |
 /// | `/reserved-memory` | a `no-map` node `buffer@...` over the image, when the image's label is not 0 |
 ///
@@ -91,14 +91,13 @@ impl Cells {
 }
 
 fn memory(tree: &mut Editable, cells: Cells, vm: &VmDescription, parcels: &[Parcel]) -> Result<(), RmError> {
-    let lent = parcels.iter().any(|parcel| parcel.lent);
     let firmware = |parcel: &Parcel| {
         vm.firmware.is_some_and(|firmware| {
             let into = firmware.address.checked_sub(parcel.range.address);
             !parcel.image && into.is_some_and(|into| into < parcel.range.size)
         })
     };
-    let is_ram = |parcel: &&Parcel| parcel.image || ((parcel.lent || !lent) && !firmware(parcel));
+    let is_ram = |parcel: &&Parcel| !firmware(parcel);
     let mut ranges: Vec<_> = parcels.iter().filter(is_ram).map(|parcel| parcel.range).collect();
     ranges.sort_unstable_by_key(|range| range.address);
     let mut reg = Vec::new();

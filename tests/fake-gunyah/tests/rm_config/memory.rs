@@ -93,10 +93,11 @@ const REG: [u32; 4] = [0, 0x8000_0000, 0, 0x20_0000];
 #[test]
 fn the_tree_is_written_anew_with_its_nodes() {
     assert_eq!(written(|_| (), &[image(true)]).unwrap(), expected(&REG, None));
-    // Lent memory is RAM, shared memory beside it is not, and the image is whatever it is.
-    let more = [parcel(5, MORE, true), image(true), parcel(6, Range { address: 0x7000_0000, ..MORE }, false)];
+    // Lent memory is RAM, and so is shared memory beside it.
+    let more = [parcel(5, MORE, true), image(true), parcel(6, Range { address: 0xa000_0000, ..MORE }, false)];
     let reg = [&REG[..], &[0, 0x9000_0000, 0, 0x1000]].concat();
-    assert_eq!(written(|_| (), &more).unwrap(), expected(&reg, None));
+    let all = [&reg[..], &[0, 0xa000_0000, 0, 0x1000]].concat();
+    assert_eq!(written(|_| (), &more).unwrap(), expected(&all, None));
     let plain = [parcel(5, MORE, false), image(false)];
     assert_eq!(written(|_| (), &plain).unwrap(), expected(&reg, None));
 }

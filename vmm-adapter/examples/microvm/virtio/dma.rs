@@ -45,7 +45,8 @@ impl Dma {
         if self.lent.iter().any(|range| range.contains(&addr)) {
             return Broken(format!(
                 "the guest put {what} at {addr:#x}, in memory that is lent to it and that no device can reach: its \
-                 kernel does not use the DMA pool, it lacks CONFIG_DMA_RESTRICTED_POOL=y"
+                 kernel does not use the DMA pool, it lacks CONFIG_DMA_RESTRICTED_POOL=y (--plain shares all memory \
+                 instead, on hosts that take such a VM)"
             ));
         }
         Broken(format!("the guest put {what} at {addr:#x}, where it has no memory"))
