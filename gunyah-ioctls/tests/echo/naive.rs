@@ -67,15 +67,28 @@ fn the_naive_loops_lose_exits_and_answers_on_the_same_hosts() {
         assert_eq!((seen["completed"], seen["zero"]), (hundredth, hundredth), "{name}");
         assert_eq!(handle.answers_lost(), hundredth, "{name}");
     }
-    for (name, host) in hosts() {
-        let (seen, handle) = echo(name, host, "look");
+    // When a signal comes is chance: a few rounds may lose nothing, ten times as many do.
+    let until = |kernel: usize, mode: &str, lost: &dyn Fn(&HashMap<String, u64>) -> bool| {
+        let one = || hosts().into_iter().nth(kernel).unwrap();
+        for _ in 0..9 {
+            let (name, host) = one();
+            let (seen, handle) = echo(name, host, mode);
+            if lost(&seen) {
+                return (name, seen, handle);
+            }
+        }
+        let (name, host) = one();
+        let (seen, handle) = echo(name, host, mode);
+        (name, seen, handle)
+    };
+    for kernel in 0..hosts().len() {
+        let (name, seen, handle) = until(kernel, "look", &|seen| seen["finished"] > 0 && seen["zero"] > 0);
         assert!(seen["finished"] > 0, "{name}: no exit was found behind EINTR");
         assert!(seen["zero"] > 0, "{name}: no answer was lost");
         assert_eq!(seen["zero"], handle.answers_lost(), "{name}");
-    }
-    for (name, host) in hosts() {
-        let (seen, _) = echo(name, host, "restart");
+        let all = 2 * rounds(name);
+        let (name, seen, _) = until(kernel, "restart", &|seen| seen["reads"] + seen["writes"] < all);
         assert_eq!(seen["eintr"], 0, "{name}");
-        assert!(seen["reads"] + seen["writes"] < 2 * rounds(name), "{name}: every exit was seen");
+        assert!(seen["reads"] + seen["writes"] < all, "{name}: every exit was seen");
     }
 }

@@ -141,13 +141,16 @@ fn the_naive_loops_lose_exits_and_answers() {
             (rounds / 100, rounds / 100),
             "{host:?}: each such answer is lost"
         );
-        let seen = echo("look");
+        // When a signal comes is chance: a few rounds may lose nothing, ten times as many do.
+        let seen =
+            (0..9).map(|_| echo("look")).find(|seen| seen("finished") > 0).unwrap_or_else(|| echo("look"));
         assert_eq!((seen("reads"), seen("writes"), seen("wrong")), (rounds, rounds, 0), "{host:?}");
         assert!(seen("finished") > 0, "{host:?}: no exit was found behind EINTR");
         assert!(seen("zero") <= seen("outstanding"), "{host:?}");
-        let seen = echo("restart");
+        let lost = |seen: &dyn Fn(&str) -> u64| seen("reads") + seen("writes") < 2 * rounds;
+        let seen = (0..9).map(|_| echo("restart")).find(|seen| lost(seen)).unwrap_or_else(|| echo("restart"));
         assert_eq!(seen("eintr"), 0, "{host:?}");
-        assert!(seen("reads") + seen("writes") < 2 * rounds, "{host:?}: every exit was seen");
+        assert!(lost(&seen), "{host:?}: every exit was seen");
     }
     std::fs::remove_file(dtb).unwrap();
 }

@@ -7,8 +7,8 @@
  * usage: echo plain|kvm|look|restart [DTB [ROUNDS]]
  *   plain    no signals
  *   kvm      after each 100th load: answer, immediate_exit = 1, RUN, immediate_exit = 0 - KVM's way to complete I/O
- *   look     a signal every 300 us, EINTR, and a look at exit_reason after each; no more often than every third exit, by the
- *            speed of the first 200: on an emulated host a guest would get nowhere
+ *   look     a signal every 300 us, EINTR, and a look at exit_reason after each; less often where an exit takes longer than
+ *            that, by the first 200: on an emulated host the guest would get nowhere
  *   restart  the same signal with SA_RESTART, and no look
  *
  * With a devicetree (of a VM with one CPU and 2 MiB at 0x80000000), the guest is the code below, so this runs under
@@ -60,7 +60,7 @@ static void start_signals(const struct timespec *since, unsigned long exits)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	long us = ((now.tv_sec - since->tv_sec) * 1000000 + (now.tv_nsec - since->tv_nsec) / 1000) * 3 / (long)exits;
+	long us = ((now.tv_sec - since->tv_sec) * 1000000 + (now.tv_nsec - since->tv_nsec) / 1000) / (long)exits;
 	if (us < 300)
 		us = 300;
 	struct itimerval every = { { us / 1000000, us % 1000000 }, { us / 1000000, us % 1000000 } };
