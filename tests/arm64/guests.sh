@@ -40,7 +40,7 @@ boots_files() {
 replay_boot() {
     local files=$1 began status=0 bin=${CARGO_TARGET_DIR:-$workspace/target}/release
     { cargo build --quiet --locked --release -p fake-gunyah --bins &&
-        cargo build --quiet --locked --release -p vmm-adapter --example microvm; } || die "cannot build what replays"
+        cargo build --quiet --locked --release -p vmm-adapter --features kvm --example microvm; } || die "cannot build what replays"
     began=$SECONDS
     timeout 300 "$bin/fake-gunyah" replay "$files/boot.jsonl" -- "$bin/examples/microvm" --device /dev/gunyah --kernel "$files/Image" \
         --initrd "$files/initrd" --memory 256M --cpus 1 \
@@ -55,50 +55,76 @@ replay_boot() {
     fi
 }
 
-# emulated_boots: on the emulated machine.
-emulated_boots() {
-    local verdict=0 root=$target/boots-root files=$target/boots bin=$target/aarch64-unknown-linux-gnu/debug
-    cross_cargo build -p vmm-adapter --example microvm
-    cross_cargo build -p fake-gunyah --bins
+# rig_files DIRECTORY BIN STRIP CC: microvm, fake-gunyah and what they run.
+rig_files() {
+    mkdir -p "$1"
+    "$3" -o "$1/microvm" "$2/examples/microvm"
+    "$3" -o "$1/fake-gunyah" "$2/fake-gunyah"
+    boots_files "$1" "$3" "$4"
+    cp "$here"/{steps.sh,boots,protected,speed} "$1/"
+}
+
+# rig PROGRAM SECONDS: runs one of ours on the arm64 host. What it leaves behind is in $target/PROGRAM, its output in $target/PROGRAM.log.
+rig() {
+    local files=$target/$1 bin=${CARGO_TARGET_DIR:-$workspace/target}/release strip=strip cc=cc root=$target/$1-root
+    rm -rf "$files" "$root"
+    if [[ $native == yes ]]; then
+        cargo build --locked --release -p vmm-adapter --features kvm --example microvm
+        cargo build --locked --release -p fake-gunyah --bins
+        [[ -c /dev/net/tun ]] || die "/dev/net/tun is missing (modprobe tun): the guests' network card is a tap interface"
+    else
+        bin=$target/aarch64-unknown-linux-gnu/debug strip=$cross_strip cc=$cross_cc
+        cross_cargo build -p vmm-adapter --features kvm --example microvm
+        cross_cargo build -p fake-gunyah --bins
+    fi
     step "microvm and fake-gunyah built"
+    rig_files "$files" "$bin" "$strip" "$cc"
+    if [[ $1 == protected ]]; then
+        "$here/guest/kernel" "$files/Image.pool"
+        "$here/guest/pack" - "$busybox" "$files/vsock" "$files/pool.cpio"
+        step "the guests' kernel built"
+    fi
+    if [[ $native == yes ]]; then
+        local verdict=0
+        ARM64_RIG_KVM=required RIG_SHORT=$short "$files/$1" "$files" >"$target/$1.log" 2>&1 || verdict=$?
+        echo "=== booted $verdict" >>"$target/$1.log"
+        return
+    fi
     machine_root "$root"
-    mkdir -p "$root/rig" "$files"
-    "$cross_strip" -o "$root/rig/microvm" "$bin/examples/microvm"
-    "$cross_strip" -o "$root/rig/fake-gunyah" "$bin/fake-gunyah"
-    boots_files "$root/rig" "$cross_strip" "$cross_cc"
-    cp "$root/rig/Image" "$root/rig/initrd" "$files/"
-    cp "$here/boots" "$root/rig/boots"
+    cp -r "$files" "$root/rig"
     cp "$(find "$cache/guest/lib/modules" -name tun.ko | head -n 1)" "$root/rig/tun.ko"
-    cat >>"$root/init" <<'INIT'
+    cat >>"$root/init" <<INIT
+export RIG_SHORT=$short
 insmod /rig/tun.ko
 mkdir -p /dev/net
 [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
-/rig/boots /rig
-echo "=== booted $?"
+/rig/$1 /rig
+echo "=== booted \$?"
 cd /rig
 echo '=== files'
-tar -czf - *.log *.console boot.jsonl | base64
+tar -czf - \$(ls *.log *.console *.jsonl 2>/dev/null) | base64
 echo '=== end of files'
 INIT
-    run_machine "$root" boots 1200 2048
-    unpack_logs "$target/boots.log" "$files"
+    run_machine "$root" "$1" "$2" 2048
+    unpack_logs "$target/$1.log" "$files"
+    rm -rf "$root"
+}
+
+run_boots() {
+    local verdict=0
+    rig boots 1500
     judge_boots "$target/boots.log" || verdict=1
-    replay_boot "$files" || verdict=1
+    replay_boot "$target/boots" || verdict=1
     return "$verdict"
 }
 
-# native_boots: on this machine.
-native_boots() {
-    local verdict=0 files=$target/boots bin=${CARGO_TARGET_DIR:-$workspace/target}/release
-    mkdir -p "$files"
-    cargo build --locked --release -p vmm-adapter --example microvm
-    cargo build --locked --release -p fake-gunyah --bins
-    cp "$bin/examples/microvm" "$bin/fake-gunyah" "$files/"
-    boots_files "$files" strip cc
-    [[ -c /dev/net/tun ]] || die "/dev/net/tun is missing (modprobe tun): the guests' network card is a tap interface"
-    ARM64_RIG_KVM=required "$here/boots" "$files" >"$target/boots.log" 2>&1 || verdict=$?
-    echo "=== booted $verdict" >>"$target/boots.log"
-    judge_boots "$target/boots.log" || verdict=1
-    replay_boot "$files" || verdict=1
-    return "$verdict"
+run_protected() {
+    rig protected 1200
+    judge_boots "$target/protected.log"
+}
+
+run_speed() {
+    rig speed 1800
+    sed -n 's/^=== speed //p' "$target/speed.log"
+    judge_boots "$target/speed.log"
 }

@@ -9,7 +9,7 @@ suite_rounds=(GUNYAH_ECHO_ROUNDS=500 GUNYAH_STRESS_EXITS=2000 GUNYAH_KILLS=4 PRO
 build_suite() {
     cross_cargo test --no-run "$@" --message-format json-render-diagnostics >"$target/artifacts.json"
     # The example as a program; above it is built with its tests, or not at all.
-    cross_cargo build -p vmm-adapter --example microvm --message-format json-render-diagnostics >>"$target/artifacts.json"
+    cross_cargo build -p vmm-adapter --features kvm --example microvm --message-format json-render-diagnostics >>"$target/artifacts.json"
     sed -nE 's/.*"manifest_path":"([^"]+)\/Cargo\.toml","target":\{"kind":\["[^]]*\],"crate_types":\["[^]]*\],"name":"([^"]+)".*"test":(true|false)\},"features".*"executable":"([^"]+)".*/\3\t\2\t\1\t\4/p' \
         "$target/artifacts.json" | sort -u -t$'\t' -k3,3 -k2,2 -k4,4 >"$target/executables"
     grep -q ^true "$target/executables" || die "cargo built no test binary"
@@ -131,7 +131,7 @@ emulated_suite() {
     suite_commands "$@" >>"$root/init"
     planned=$(grep -c '^run ' "$root/init")
     step "root file system of $(du -sm "$root" | cut -f1) MiB, $planned programs; doc tests need cargo and do not run here"
-    run_machine "$root" suite 3600 3072
+    run_machine "$root" suite 5400 3072
     judge_suite "$target/suite.log" "$planned"
 }
 
@@ -140,4 +140,35 @@ native_suite() {
     ARM64_RIG_KVM=required cargo test --locked "$@"
     cargo run --locked --release --example microvm </dev/null | tee /dev/stderr | grep -qF "$microvm_says"
     step "everything ran natively"
+}
+
+# judge_conformance LOG: the table, with a column for KVM that is neither missing nor broken.
+judge_conformance() {
+    local table=$target/conformance.txt
+    sed -n '/^promise  /,/^test result/p' "$1" | sed '/^test result/d' >"$table"
+    cat "$table"
+    grep -E '^test result' "$1" || true
+    head -n 1 "$table" | grep -qE ' kvm( |$)' || die "KVM is not in the table"
+    head -n 1 "$table" | grep -qF -- '-on-kvm' || die "no fake on KVM is in the table"
+    ! grep -qF BROKEN "$table" || die "a promise is broken"
+    grep -qE '^test result: ok' "$1" || die "the conformance suite failed, see $1"
+}
+
+# emulated_conformance: what runs on KVM. Interpreted guests are the same everywhere.
+emulated_conformance() {
+    local root=$target/conformance-root path
+    build_suite -p conformance --test suite
+    path=$(awk -F'\t' '$2 == "suite" { print $4 }' "$target/executables")
+    machine_root "$root"
+    "$cross_strip" -o "$root/bin/suite" "$path"
+    echo 'suite kvm:: 2>&1' >>"$root/init"
+    run_machine "$root" conformance 1200 2048
+    judge_conformance "$target/conformance.log"
+}
+
+# native_conformance: all of it, on this machine.
+native_conformance() {
+    local log=$target/conformance.log
+    ARM64_RIG_KVM=required cargo test --locked -p conformance --test suite 2>&1 | tee "$log" >/dev/null || true
+    judge_conformance "$log"
 }
