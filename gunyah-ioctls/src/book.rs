@@ -42,6 +42,8 @@ pub(crate) struct Book {
     vcpus: BTreeSet<u32>,
     irqfds: BTreeSet<u32>,
     ioeventfds: Vec<v11::gh_fn_ioeventfd_arg>,
+    /// Those that the kernel did not remove when it was asked to: nobody wants them any more, but they are there.
+    unwanted: Vec<v11::gh_fn_ioeventfd_arg>,
 }
 
 fn overlap(a: u64, a_size: u64, b: u64, b_size: u64) -> bool {
@@ -58,6 +60,7 @@ impl Book {
             vcpus: BTreeSet::new(),
             irqfds: BTreeSet::new(),
             ioeventfds: Vec::new(),
+            unwanted: Vec::new(),
         }
     }
 
@@ -155,7 +158,7 @@ impl Book {
             old.addr == new.addr
                 && !(by_value(old) && by_value(new) && (old.len != new.len || old.datamatch != new.datamatch))
         };
-        if self.ioeventfds.iter().any(conflict) {
+        if self.ioeventfds.iter().chain(&self.unwanted).any(conflict) {
             return Err(Error::InvalidArgument {
                 op,
                 why: "the VM has an ioeventfd at this address that matches the same stores",
@@ -188,7 +191,13 @@ impl Book {
         self.ioeventfds.retain(|old| old != arg);
     }
 
-    /// The other ioeventfds at the address of `arg`.
+    /// The kernel still has it, but its handle, and with it the eventfd's number, is gone.
+    pub(crate) fn keep_unwanted_ioeventfd(&mut self, arg: &v11::gh_fn_ioeventfd_arg) {
+        self.remove_ioeventfd(arg);
+        self.unwanted.push(*arg);
+    }
+
+    /// The other ioeventfds at the address of `arg` that are to stay.
     pub(crate) fn ioeventfd_siblings(&self, arg: &v11::gh_fn_ioeventfd_arg) -> Vec<v11::gh_fn_ioeventfd_arg> {
         self.ioeventfds.iter().filter(|old| old.addr == arg.addr && *old != arg).copied().collect()
     }
@@ -227,6 +236,12 @@ mod tests {
         }
         book.remove_ioeventfd(&ioeventfd(0x200, 0, None));
         assert!(book.check_ioeventfd("op", &ioeventfd(0x200, 4, None)).is_ok());
+        // One that the kernel did not let go is in the way, and is never put back.
+        book.add_ioeventfd(ioeventfd(0x100, 4, Some(2)));
+        assert_eq!(book.ioeventfd_siblings(&ioeventfd(0x100, 4, Some(1))), [ioeventfd(0x100, 4, Some(2))]);
+        book.keep_unwanted_ioeventfd(&ioeventfd(0x100, 4, Some(2)));
+        assert_eq!(book.ioeventfd_siblings(&ioeventfd(0x100, 4, Some(1))), []);
+        assert!(book.check_ioeventfd("op", &ioeventfd(0x100, 4, Some(2))).is_err());
     }
 
     #[test]

@@ -102,6 +102,20 @@ pub enum Error {
         /// The operation.
         op: &'static str,
     },
+    /// An ioeventfd was removed, and with it this kernel removed another at the same address, which could not be put back.
+    ///
+    /// The guest's stores that signalled that one are exits now, until another removal at the address puts it back. Its handle
+    /// can be dropped, and the ioeventfd be added again. On v11, of which only the last kernels do so, it may be there still.
+    #[error(
+        "the ioeventfd at {addr:#x} was removed; this kernel removed another at that address with it, which could not \
+         be put back: {source}"
+    )]
+    IoEventFdLost {
+        /// The guest physical address of both.
+        addr: u64,
+        /// The errno of adding the other one again.
+        source: io::Error,
+    },
     /// The kernel offers a smaller run page than the structure that lies in it.
     #[error("the kernel offers a run page of {have} bytes, {need} are needed")]
     ShortRunPage {
@@ -142,9 +156,10 @@ impl Error {
     /// The errno behind this error, or `None` when the kernel was not asked or did not fail.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Open { source, .. } | Self::Ioctl { source, .. } | Self::Os { source, .. } => {
-                source.raw_os_error()
-            }
+            Self::Open { source, .. }
+            | Self::Ioctl { source, .. }
+            | Self::Os { source, .. }
+            | Self::IoEventFdLost { source, .. } => source.raw_os_error(),
             _ => None,
         }
     }
@@ -153,9 +168,10 @@ impl Error {
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
-            Error::Open { source, .. } | Error::Ioctl { source, .. } | Error::Os { source, .. } => {
-                source.kind()
-            }
+            Error::Open { source, .. }
+            | Error::Ioctl { source, .. }
+            | Error::Os { source, .. }
+            | Error::IoEventFdLost { source, .. } => source.kind(),
             Error::NotGunyah { .. } | Error::VendorAbi { .. } | Error::NotInAbi { .. } => {
                 io::ErrorKind::Unsupported
             }

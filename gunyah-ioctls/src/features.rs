@@ -160,6 +160,12 @@ impl Features {
         self.has(Feature::BootContext)
     }
 
+    /// Whether removing an ioeventfd may remove others at its address: android14, and the last kernels of the v11 form, which
+    /// cannot be told from v11.
+    pub(crate) const fn removal_takes_siblings(&self) -> bool {
+        !self.early && !self.memory_after_start()
+    }
+
     /// Early android14 kernels keep locks held after a failed call.
     pub(crate) const fn failures_are_final(&self) -> bool {
         self.early

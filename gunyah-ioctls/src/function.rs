@@ -1,5 +1,6 @@
 //! VM functions: what is added to a VM by one ioctl and removed by another.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
@@ -19,8 +20,8 @@ pub(crate) enum Function {
     Ioeventfd(v11::gh_fn_ioeventfd_arg),
 }
 
-/// How often a removal that a signal interrupted is tried again.
-const INTERRUPTED_REMOVALS: u32 = 100;
+/// How often a call that a signal interrupted is tried again.
+const INTERRUPTED_TRIES: u32 = 100;
 
 impl Function {
     fn describe(&self) -> v11::gh_fn_desc {
@@ -59,22 +60,36 @@ impl Function {
             Self::Ioeventfd(arg) => book.remove_ioeventfd(arg),
         }
     }
+
+    /// The kernel did not remove it. Its id, label or match stays taken: android16 would take it a second time, and that one
+    /// would never work.
+    fn note_unwanted(&self, book: &mut Book) {
+        if let Self::Ioeventfd(arg) = self {
+            book.keep_unwanted_ioeventfd(arg);
+        }
+    }
 }
 
 impl VmInner {
     /// Adds a function that answers with a file descriptor of its own: a vCPU.
     pub(crate) fn add_vcpu_function(self: &Arc<Self>, id: u32) -> Result<(OwnedFd, FunctionHandle)> {
-        self.add(Function::Vcpu(v11::gh_fn_vcpu_arg { id }), |op, desc| op.call_fd(self.fd.as_fd(), desc))
+        let function = Function::Vcpu(v11::gh_fn_vcpu_arg { id });
+        self.add(function, None, |op, desc| op.call_fd(self.fd.as_fd(), desc))
     }
 
-    /// Adds any other function.
-    pub(crate) fn add_function(self: &Arc<Self>, function: Function) -> Result<FunctionHandle> {
-        self.add(function, |op, desc| op.call(self.fd.as_fd(), desc)).map(|(_, handle)| handle)
+    /// Adds any other function. `kept` is the file that its argument names, where that must stay open as long as the handle.
+    pub(crate) fn add_function(
+        self: &Arc<Self>,
+        function: Function,
+        kept: Option<OwnedFd>,
+    ) -> Result<FunctionHandle> {
+        self.add(function, kept, |op, desc| op.call(self.fd.as_fd(), desc)).map(|(_, handle)| handle)
     }
 
     fn add<T>(
         self: &Arc<Self>,
         function: Function,
+        kept: Option<OwnedFd>,
         call: impl FnOnce(&Op<crate::sys::In<v11::gh_fn_desc>>, &v11::gh_fn_desc) -> std::io::Result<T>,
     ) -> Result<(T, FunctionHandle)> {
         let op = ops::ADD_FUNCTION;
@@ -84,7 +99,7 @@ impl VmInner {
         match call(&op, &function.describe()) {
             Ok(answer) => {
                 function.note(&mut book);
-                Ok((answer, FunctionHandle { vm: Arc::downgrade(self), function, live: true }))
+                Ok((answer, FunctionHandle { vm: Arc::downgrade(self), function, live: true, _kept: kept }))
             }
             Err(error) => {
                 if self.features.failures_are_final() {
@@ -99,33 +114,55 @@ impl VmInner {
         let op = ops::REMOVE_FUNCTION;
         let mut book = self.book();
         book.usable(op.name)?;
-        let mut tries: u32 = 0;
-        loop {
-            match op.call(self.fd.as_fd(), &function.describe()) {
-                Err(error) if error.raw_os_error() == Some(libc::EINTR) && tries < INTERRUPTED_REMOVALS => {
-                    tries = tries.saturating_add(1);
-                }
-                Err(error) => return Err(self.error(op, error)),
-                Ok(_) => break,
+        let answer = uninterrupted(|| op.call(self.fd.as_fd(), &function.describe()));
+        if let Err(error) = answer {
+            // Nothing of the kind is there: all the same gone. With any other error the kernel still has it.
+            if error.raw_os_error() == Some(libc::ENOENT) {
+                function.forget(&mut book);
+            } else {
+                function.note_unwanted(&mut book);
             }
+            return Err(self.error(op, error));
         }
         function.forget(&mut book);
-        if let Function::Ioeventfd(arg) = function {
-            self.restore_siblings(&book, arg);
+        match function {
+            Function::Ioeventfd(arg) => self.restore_siblings(&book, arg),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
-    /// android14 removes every ioeventfd at the address, whatever their values: puts the others back.
+    /// android14 removes every ioeventfd at the address, whatever their values: puts the others back. Tries all, and reports the
+    /// first failure.
     ///
-    /// Where they were not removed this is EEXIST and changes nothing, except that a failed addition is fatal to an early
-    /// android14 VM; but those kernels compare all bytes.
-    fn restore_siblings(&self, book: &Book, removed: &v11::gh_fn_ioeventfd_arg) {
-        if self.features.failures_are_final() || self.features.memory_after_start() {
-            return;
+    /// The files are open under the numbers in the arguments: the siblings' handles hold them.
+    fn restore_siblings(&self, book: &Book, removed: &v11::gh_fn_ioeventfd_arg) -> Result<()> {
+        if !self.features.removal_takes_siblings() {
+            return Ok(());
         }
+        let op = ops::ADD_FUNCTION;
+        let mut answer = Ok(());
         for sibling in book.ioeventfd_siblings(removed) {
-            let _ = ops::ADD_FUNCTION.call(self.fd.as_fd(), &Function::Ioeventfd(sibling).describe());
+            let function = Function::Ioeventfd(sibling);
+            match uninterrupted(|| op.call(self.fd.as_fd(), &function.describe())) {
+                Ok(_) => {}
+                // This kernel compares all bytes, and the sibling is still there.
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                Err(source) => answer = answer.and(Err(Error::IoEventFdLost { addr: sibling.addr, source })),
+            }
+        }
+        answer
+    }
+}
+
+/// Makes a call again that a signal has interrupted.
+fn uninterrupted<T>(call: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let mut tries: u32 = 0;
+    loop {
+        match call() {
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) && tries < INTERRUPTED_TRIES => {
+                tries = tries.saturating_add(1);
+            }
+            answer => return answer,
         }
     }
 }
@@ -138,6 +175,8 @@ pub(crate) struct FunctionHandle {
     vm: Weak<VmInner>,
     function: Function,
     live: bool,
+    /// Closed after the removal: up to then the number in the argument is this file's.
+    _kept: Option<OwnedFd>,
 }
 
 impl FunctionHandle {

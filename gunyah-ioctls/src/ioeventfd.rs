@@ -1,10 +1,10 @@
 //! ioeventfds: stores of the guest that signal an eventfd instead of ending `run`.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use gunyah_bindings::v11;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::function::{Function, FunctionHandle};
 use crate::ops;
 
@@ -55,6 +55,15 @@ impl IoEventFd {
         Ok(Function::Ioeventfd(v11::gh_fn_ioeventfd_arg { datamatch, addr, len, fd, flags, padding: 0 }))
     }
 
+    /// The eventfd under a number that stays its own.
+    pub(crate) fn hold(fd: &impl AsFd) -> Result<OwnedFd> {
+        fd.as_fd().try_clone_to_owned().map_err(|source| Error::Os {
+            call: "fcntl",
+            doing: "keeping an ioeventfd's file",
+            source,
+        })
+    }
+
     pub(crate) fn new(handle: FunctionHandle) -> Self {
         Self(handle)
     }
@@ -71,8 +80,10 @@ impl IoEventFd {
     ///
     /// # Errors
     ///
-    /// [`Error::VmClosed`](crate::Error::VmClosed) when the VM's file descriptor is closed;
-    /// [`Error::Ioctl`](crate::Error::Ioctl): ENOENT the kernel has no such ioeventfd, ENOMEM.
+    /// [`Error::VmClosed`] when the VM's file descriptor is closed. [`Error::VmUnusable`]. [`Error::Ioctl`]: ENOENT the kernel has
+    /// no such ioeventfd, ENOMEM, EINTR signals interrupted every try. With all but ENOENT the kernel still has it, and
+    /// nothing that matches the same stores can be added to this VM any more. [`Error::IoEventFdLost`]: it is removed, and
+    /// another is with it (v11, android14).
     pub fn remove(self) -> Result<()> {
         self.0.remove()
     }
@@ -83,7 +94,6 @@ mod tests {
     use std::io::stdin;
 
     use super::*;
-    use crate::error::Error;
 
     fn arg(addr: u64, matching: IoEventMatch) -> Result<v11::gh_fn_ioeventfd_arg> {
         match IoEventFd::function(stdin(), addr, matching)? {

@@ -4,6 +4,8 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use gunyah_bindings::v11;
 
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::function::{Function, FunctionHandle};
 use crate::ops;
@@ -44,8 +46,9 @@ impl IrqFd {
     ///
     /// # Errors
     ///
-    /// [`Error::VmClosed`](crate::Error::VmClosed) when the VM's file descriptor is closed;
-    /// [`Error::Ioctl`](crate::Error::Ioctl): ENOENT the kernel has no such irqfd, ENOMEM.
+    /// [`Error::VmClosed`] when the VM's file descriptor is closed. [`Error::VmUnusable`]. [`Error::Ioctl`]: ENOENT the kernel has
+    /// no such irqfd, ENOMEM, EINTR signals interrupted every try. With all but ENOENT the kernel still has it, and its label
+    /// stays taken for as long as this VM exists.
     pub fn remove(self) -> Result<()> {
         self.0.remove()
     }

@@ -396,7 +396,9 @@ impl VcpuFd {
     ///
     /// # Errors
     ///
-    /// [`Error::VmClosed`] when the VM's file descriptor is closed; [`Error::Ioctl`]: ENOENT, ENOMEM.
+    /// [`Error::VmClosed`] when the VM's file descriptor is closed. [`Error::VmUnusable`]. [`Error::Ioctl`]: ENOENT the kernel has
+    /// no such vCPU, ENOMEM, EINTR signals interrupted every try. With all but ENOENT the kernel still has it, and its id
+    /// stays taken for as long as this VM exists.
     pub fn remove(self) -> Result<()> {
         self.handle.remove()
     }

@@ -145,20 +145,27 @@ impl VmFd {
     /// [`Error::InvalidArgument`]: the VM has an irqfd with this label (android16 would not notice). [`Error::VmUnusable`].
     /// [`Error::Ioctl`]: EINVAL not an eventfd, EBADF, ENOENT the kernel was built without irqfds, ENOMEM.
     pub fn add_irqfd(&self, fd: impl AsFd, label: u32, trigger: Trigger) -> Result<IrqFd> {
-        self.inner.add_function(IrqFd::function(fd, label, trigger)?).map(IrqFd::new)
+        self.inner.add_function(IrqFd::function(fd, label, trigger)?, None).map(IrqFd::new)
     }
 
     /// Makes stores of the guest to `addr` signal the eventfd `fd`, without an exit. Every flavour.
     ///
-    /// Only stores to exactly this address.
+    /// Only stores to exactly this address. The kernel keeps its own reference to the eventfd: `fd` may be closed. On v11 and
+    /// android14 the [`IoEventFd`] holds a file descriptor of its own, too, to put the ioeventfd back when the kernel removes
+    /// it together with another.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidArgument`]: a width that is not 1, 2, 4 or 8, a value that does not fit it, an address
     /// that wraps around, or another ioeventfd that matches the same stores. [`Error::VmUnusable`].
     /// [`Error::Ioctl`]: EINVAL not an eventfd, EBADF, ENOENT the kernel was built without ioeventfds, ENOMEM.
+    /// [`Error::Os`]: no file descriptor is left for the one that is held (v11, android14).
     pub fn add_ioeventfd(&self, fd: impl AsFd, addr: u64, matching: IoEventMatch) -> Result<IoEventFd> {
-        self.inner.add_function(IoEventFd::function(fd, addr, matching)?).map(IoEventFd::new)
+        let held =
+            if self.inner.features.removal_takes_siblings() { Some(IoEventFd::hold(&fd)?) } else { None };
+        let fd = held.as_ref().map_or(fd.as_fd(), AsFd::as_fd);
+        let function = IoEventFd::function(fd, addr, matching)?;
+        self.inner.add_function(function, held).map(IoEventFd::new)
     }
 
     /// How the VM ended, once one of its vCPUs has reported it.

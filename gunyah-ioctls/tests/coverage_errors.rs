@@ -20,7 +20,7 @@ fn source(errno: i32) -> io::Error {
 #[test]
 fn each_error_says_what_failed_and_becomes_an_io_error_of_its_kind() {
     let flavour = gunyah_ioctls::Flavour::Android14;
-    let cases: [(Error, &str, ErrorKind, Option<i32>); 16] = [
+    let cases: [(Error, &str, ErrorKind, Option<i32>); 17] = [
         (
             Error::Open { path: "/dev/gunyah".into(), source: source(libc::ENOENT) },
             "cannot open /dev/gunyah: No such file or directory (os error 2) (this host offers no Gunyah",
@@ -92,6 +92,13 @@ fn each_error_says_what_failed_and_becomes_an_io_error_of_its_kind() {
             "GH_VM_START: the VM is closed already",
             ErrorKind::Other,
             None,
+        ),
+        (
+            Error::IoEventFdLost { addr: 0x2000, source: source(libc::ENOMEM) },
+            "the ioeventfd at 0x2000 was removed; this kernel removed another at that address with it, which could not \
+             be put back: Cannot allocate memory (os error 12)",
+            ErrorKind::OutOfMemory,
+            Some(libc::ENOMEM),
         ),
         (
             Error::ShortRunPage { have: 8, need: 40 },

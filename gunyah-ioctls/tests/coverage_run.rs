@@ -388,6 +388,26 @@ fn a_removal_is_tried_again_after_a_signal_and_its_failure_is_told() {
         // The kernel still has it, and so has the crate.
         assert!(vm.add_ioeventfd(&event, 0x1000, IoEventMatch::Any).is_err());
     });
+    // ENOENT says that it is gone, so what it had is free. Any other error says that the kernel has it still: android16 would
+    // take it a second time, and that one would never work.
+    for (errno, free) in [(libc::ENOENT, true), (libc::ENOMEM, false), (libc::EFAULT, false)] {
+        let fails = |fake: Builder| fake.fault(Fault::on(REMOVE_FUNCTION).fails(Errno(errno)));
+        on(Flavour::Android16, [], fails, |_| {
+            let vm = Gunyah::new().unwrap().create_vm().unwrap();
+            let event = common::Event::new();
+            assert_eq!(vm.add_vcpu(0).unwrap().remove().unwrap_err().errno(), Some(errno));
+            drop(vm.add_irqfd(&event, 1, Trigger::Edge).unwrap());
+            let store = vm.add_ioeventfd(&event, 0x1000, IoEventMatch::Any).unwrap();
+            assert_eq!(store.remove().unwrap_err().errno(), Some(errno));
+            let taken = [
+                vm.add_vcpu(0).err(),
+                vm.add_irqfd(&event, 1, Trigger::Edge).err(),
+                vm.add_ioeventfd(&event, 0x1000, IoEventMatch::Any).err(),
+            ];
+            let refused = taken.iter().filter(|error| matches!(error, Some(Error::InvalidArgument { .. })));
+            assert_eq!(refused.count(), if free { 0 } else { 3 }, "errno {errno}: {taken:?}");
+        });
+    }
     // One that a signal always interrupts is given up in the end.
     let always = |fake: Builder| fake.fault(Fault::on(REMOVE_FUNCTION).fails(Errno(libc::EINTR)));
     on(Flavour::Android15, [], always, |_| {

@@ -236,6 +236,9 @@ impl Error {
                 context.flavour = Some(*flavour);
                 (Operation::by_ioctl(op), libc::ENOTTY)
             }
+            Self::IoEventFdLost { source, .. } => {
+                (&[Operation::AddIoeventfd], source.raw_os_error().unwrap_or(0))
+            }
             Self::PageFaultLoop { attempt, .. } => (&[Operation::PageFault], *attempt),
             _ => (&[], 0),
         };
