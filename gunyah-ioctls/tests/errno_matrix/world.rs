@@ -350,6 +350,53 @@ pub(crate) fn our_child(body: impl FnOnce() -> Answer) -> Answer {
     })
 }
 
+/// What `body` answers in a forked child in which each system call `number` fails with `errno`; of mmap, each of a file.
+///
+/// An errno of which the crate knows no cause on this flavour becomes another.
+pub(crate) fn refused(w: &World, number: i64, errno: i32, body: impl FnOnce() -> Answer) -> Answer {
+    const UNEXPLAINED: i32 = 254;
+    let mut context = gunyah_ioctls::causes::Context::default();
+    context.flavour = Some(super::crates_flavour(w.flavour));
+    our_child(|| {
+        refuse(number, errno);
+        body().map_err(|error| {
+            let known = error
+                .causes(&context)
+                .iter()
+                .any(|cause| cause.flavours().contains(super::crates_flavour(w.flavour)));
+            let errno = if known { error.errno().unwrap_or(255) } else { UNEXPLAINED };
+            let source = std::io::Error::from_raw_os_error(errno);
+            gunyah_ioctls::Error::Ioctl { op: "refused", source, flavour: None }
+        })
+    })
+}
+
+/// From here on this thread's system calls `number` fail with `errno`.
+fn refuse(number: i64, errno: i32) {
+    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    // Where `seccomp_data` has the low half of the fifth argument, on a little-endian machine.
+    const FIFTH: u32 = 16 + 4 * 8;
+    let step = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
+    // A mapping of no file passes: the fifth argument is -1. Other calls are not looked at more closely.
+    let no_file = if number == libc::SYS_mmap { u32::MAX } else { u32::MAX - 1 };
+    let mut steps = [
+        step(LOAD, 0, 0, 0),
+        step(EQUAL, number as u32, 0, 3),
+        step(LOAD, FIFTH, 0, 0),
+        step(EQUAL, no_file, 1, 0),
+        step(RETURN, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0),
+        step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    // SAFETY: a program that lives; both calls change this thread only.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program), 0);
+    }
+}
+
 /// Runs `body` while this process may not have more files than it has.
 pub(crate) fn without_files<T>(body: impl FnOnce() -> T) -> T {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

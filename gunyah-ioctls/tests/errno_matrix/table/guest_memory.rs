@@ -14,7 +14,7 @@ use super::Ours::{self, Absent, Becomes, Inexpressible, Refused, Same};
 use super::{A16, DEAD_CHECK, GOOD_POINTER, M, NO_MEMORY, NOT_A16, Row, SYSTEM_FILES, USER, never, row};
 use crate::world::{
     Answer, CMA_NODE, CREATE_CMA, CREATE_GUEST_MEM, Fd, MAP_CMA, MAP_MEM, NOWHERE, RAM, Raw, World, in_child,
-    map_mem, open, our_child, own, page, pair, without_files,
+    map_mem, open, our_child, own, page, pair, refused, without_files,
 };
 
 fn create(w: &World, flags: u64, size: u64) -> Raw {
@@ -75,6 +75,21 @@ fn our_punch(w: &World, offset: u64, len: u64) -> Answer {
     memory.punch_hole(offset, len)
 }
 
+fn no_hole(w: &World, errno: i32) -> Answer {
+    let memory = our_memory(w);
+    refused(w, libc::SYS_fallocate, errno, || memory.punch_hole(0, page()))
+}
+
+fn no_mapping(w: &World, errno: i32) -> Answer {
+    let memory = our_memory(w);
+    refused(w, libc::SYS_mmap, errno, || memory.map(0, page()).map(drop))
+}
+
+fn no_reserved(w: &World, errno: i32) -> Answer {
+    let memory = w.our_cma();
+    refused(w, libc::SYS_mmap, errno, || memory.map(page() as usize).map(drop))
+}
+
 fn cma_node() -> Fd {
     own(open(CMA_NODE).unwrap())
 }
@@ -102,6 +117,7 @@ const FLAGS: Ours = Inexpressible("Access and Sharing have no such values");
 const WHOLE: Ours = Inexpressible("the crate unmaps what it has mapped, whole");
 const NO_FILE: Ours = Inexpressible("only the crate's own memory can be passed");
 const NOT_INTERCEPTED: &str = "the fake's files are the host's own to mmap and read";
+const NEVER_READ: &str = "the crate never reads such a file, and the fake's is the host's own to read";
 const TAKES_ALL: &str = "the fake gets every page back, and at once";
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 
@@ -301,10 +317,12 @@ pub(crate) static ROWS: &[Row] = &[
             memory.map(1, page()).map(drop)
         }),
     ),
-    never(MapGuestMemoryHere, ENOMEM, M, "no room for a mapping", NOT_INTERCEPTED),
-    never(MapGuestMemoryHere, EBUSY, M, "lent pages that the guest keeps", NOT_INTERCEPTED),
-    never(MapGuestMemoryHere, EPERM, M, "lent pages that the guest keeps", NOT_INTERCEPTED),
-    never(MapGuestMemoryHere, EAGAIN, M, "lent pages that change", NOT_INTERCEPTED),
+    never(MapGuestMemoryHere, ENOMEM, M, "no room for a mapping", NOT_INTERCEPTED).refused(no_mapping),
+    never(MapGuestMemoryHere, EBUSY, M, "lent pages that the guest keeps", NOT_INTERCEPTED)
+        .refused(no_mapping),
+    never(MapGuestMemoryHere, EPERM, M, "lent pages that the guest keeps", NOT_INTERCEPTED)
+        .refused(no_mapping),
+    never(MapGuestMemoryHere, EAGAIN, M, "lent pages that change", NOT_INTERCEPTED).refused(no_mapping),
     row(
         PunchGuestMemory,
         EOPNOTSUPP,
@@ -345,9 +363,9 @@ pub(crate) static ROWS: &[Row] = &[
         |w| fallocate(w, PUNCH, 0, 5 * page()),
         Refused(|w| our_punch(w, 0, 1 << 30)),
     ),
-    never(PunchGuestMemory, ENOMEM, M, "the range's split", TAKES_ALL),
-    never(PunchGuestMemory, EINTR, M, "a signal while it waits", TAKES_ALL),
-    never(PunchGuestMemory, EBUSY, M, "lent pages that the guest keeps", TAKES_ALL),
+    never(PunchGuestMemory, ENOMEM, M, "the range's split", TAKES_ALL).refused(no_hole),
+    never(PunchGuestMemory, EINTR, M, "a signal while it waits", TAKES_ALL).refused(no_hole),
+    never(PunchGuestMemory, EBUSY, M, "lent pages that the guest keeps", TAKES_ALL).refused(no_hole),
     row(
         CreateCmaMemory,
         ENOTTY,
@@ -445,8 +463,9 @@ pub(crate) static ROWS: &[Row] = &[
     never(MapCmaMemory, EOVERFLOW, A16, "the guest addresses wrap around", DEAD_CHECK),
     never(MapCmaMemory, ENOMEM, A16, "the binding's object", NO_MEMORY)
         .injected(MAP_CMA, Same(|w| our_cma(w, &cma_piece(RAM, 0, page())))),
-    never(MapCmaMemoryHere, EBUSY, A16, "allocated already", NOT_INTERCEPTED),
-    never(MapCmaMemoryHere, EINVAL, A16, "mapped already, or larger than the region", NOT_INTERCEPTED),
-    never(MapCmaMemoryHere, ENOMEM, A16, "the region is full", NOT_INTERCEPTED),
-    never(ReadCmaMemory, EACCES, A16, "memory that is shared, or another process's", NOT_INTERCEPTED),
+    never(MapCmaMemoryHere, EBUSY, A16, "allocated already", NOT_INTERCEPTED).refused(no_reserved),
+    never(MapCmaMemoryHere, EINVAL, A16, "mapped already, or larger than the region", NOT_INTERCEPTED)
+        .refused(no_reserved),
+    never(MapCmaMemoryHere, ENOMEM, A16, "the region is full", NOT_INTERCEPTED).refused(no_reserved),
+    never(ReadCmaMemory, EACCES, A16, "memory that is shared, or another process's", NEVER_READ),
 ];

@@ -46,7 +46,11 @@ pub(crate) enum How {
     /// The fake is told to fail the `nth` call with `request` so, since nothing makes it do so by itself for the reason
     /// given: what the crate makes of it.
     Injected { why: &'static str, request: u32, nth: u64, ours: Ours },
-    /// Not at all, for this reason.
+    /// The system call is made to fail with the errno in a process of its own: what the crate makes of it.
+    Refused { why: &'static str, ours: fn(&World, i32) -> Answer },
+    /// The fake is told to write the errno into the exit as the kernel's attempt.
+    Attempted { why: &'static str, ours: fn(&World, i32) -> Result<(), String> },
+    /// Not at all, for this reason. The test has a list of these.
     Never(&'static str),
 }
 
@@ -109,6 +113,22 @@ impl Row {
                 _ => 1,
             };
             self.how = How::Injected { why, request, nth, ours };
+        }
+        self
+    }
+
+    /// Has the system call refused in a process of its own.
+    const fn refused(mut self, ours: fn(&World, i32) -> Answer) -> Self {
+        if let How::Never(why) = self.how {
+            self.how = How::Refused { why, ours };
+        }
+        self
+    }
+
+    /// Has the errno written into the page-fault exit.
+    const fn attempted(mut self, ours: fn(&World, i32) -> Result<(), String>) -> Self {
+        if let How::Never(why) = self.how {
+            self.how = How::Attempted { why, ours };
         }
         self
     }

@@ -10,13 +10,17 @@ use libc::{
 
 use super::Ours::{Becomes, Inexpressible, Same};
 use super::{DRIVEN, EARLY, NO_MEMORY, Row, SYSTEM_FILES, Vendor, never, row};
-use crate::world::{Answer, CREATE_VM, open, own, without_files};
+use crate::world::{Answer, CREATE_VM, World, open, own, refused, without_files};
 
 const ANY: &[Flavour] = &Flavour::ALL;
 const RM: &str = "needs a Resource Manager that has no VM id left, or refuses one";
 
 fn our_open(path: &str) -> Answer {
     Gunyah::new_with_path(path).map(drop)
+}
+
+fn no_node(w: &World, errno: i32) -> Answer {
+    refused(w, libc::SYS_openat, errno, || our_open(Gunyah::DEFAULT_PATH))
 }
 
 /// A file in the way of a node, with another user's rights.
@@ -64,9 +68,11 @@ pub(crate) static ROWS: &[Row] = &[
         |_| without_files(|| open(Gunyah::DEFAULT_PATH)),
         Same(|_| without_files(|| our_open(Gunyah::DEFAULT_PATH))),
     ),
-    never(Open, ENFILE, ANY, "the host has all the files it may have", SYSTEM_FILES),
-    never(Open, EPERM, ANY, "a device control group", "needs a container that forbids the device"),
-    never(Open, ENODEV, ANY, "a driver that went away", "needs a module that is being removed"),
+    never(Open, ENFILE, ANY, "the host has all the files it may have", SYSTEM_FILES).refused(no_node),
+    never(Open, EPERM, ANY, "a device control group", "needs a container that forbids the device")
+        .refused(no_node),
+    never(Open, ENODEV, ANY, "a driver that went away", "needs a module that is being removed")
+        .refused(no_node),
     row(
         CreateVm,
         EINVAL,

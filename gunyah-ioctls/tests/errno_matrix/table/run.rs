@@ -10,7 +10,9 @@ use libc::{
 
 use super::Ours::{Absent, Becomes, Inexpressible, Same};
 use super::{A16, Android15, DRIVEN, M, PAGED, PINNED, Row, TOUCH, never, row};
-use crate::world::{Answer, NO_IOCTL, NOWHERE, Page, RAM, RUN, Raw, VCPU, World, in_child, our_child};
+use crate::world::{
+    Answer, NO_IOCTL, NOWHERE, Page, RAM, RUN, Raw, VCPU, World, in_child, our_child, refused,
+};
 
 fn run(w: &World) -> Raw {
     w.started().1.ioctl(RUN, 0)
@@ -61,8 +63,21 @@ fn resume(w: &World, action: u8) -> Raw {
     vcpu.ioctl(RUN, 0)
 }
 
-const NO_PAGE: &str = "needs mmap itself to fail";
+const FULL: &str = "needs a process without free addresses";
+const LOCKED: &str = "needs a process that locks all its memory: coverage_process.rs has one";
 const PAGE_TABLES: &str = "needs a hypervisor that refuses a page";
+
+/// An attempt of the kernel's that nothing here makes fail so: it is written into the exit.
+macro_rules! attempt {
+    ($errno:ident, $flavours:expr, $cause:literal, $why:expr) => {
+        never(PageFault, $errno, $flavours, $cause, $why).attempted(our_fault)
+    };
+}
+
+fn no_run_page(w: &World, errno: i32) -> Answer {
+    let vm = w.our_vm();
+    refused(w, libc::SYS_mmap, errno, || vm.add_vcpu(0).map(drop))
+}
 
 pub(crate) static ROWS: &[Row] = &[
     row(
@@ -279,14 +294,19 @@ pub(crate) static ROWS: &[Row] = &[
         let script = (0..4).fold(Script::new(), |script, n| script.page_fault(RAM + n * page, false));
         host.memlock(page).guest(Guest::scripts([script]))
     }),
-    never(PageFault, EPERM, M, "memory that the host still maps", "the fake takes nothing from the host"),
-    never(PageFault, ENOMEM, M, "the hypervisor's page tables", PAGE_TABLES),
-    never(PageFault, ENODEV, PAGED, "the VM has not started", "a vCPU cannot run then"),
-    never(PageFault, EAGAIN, PAGED, "the page changed meanwhile", "the kernel tries again itself"),
-    never(PageFault, EBUSY, PAGED, "the hypervisor is busy", PAGE_TABLES),
-    never(PageFault, EFAULT, TOUCH, "the user range is not mapped any more", PAGE_TABLES),
-    never(PageFault, EIO, &[Android15], "a page that cannot be swapped", "needs memory of a special file"),
-    never(PageFault, EOPNOTSUPP, A16, "memory of a reserved region", "the start gives all of it"),
+    attempt!(EPERM, M, "memory that the host still maps", "the fake takes nothing from the host"),
+    attempt!(ENOMEM, M, "the hypervisor's page tables", PAGE_TABLES),
+    attempt!(ENODEV, PAGED, "the VM has not started", "a vCPU cannot run then"),
+    attempt!(EAGAIN, PAGED, "the page changed meanwhile", "the kernel tries again itself"),
+    attempt!(EBUSY, PAGED, "the hypervisor is busy", PAGE_TABLES),
+    attempt!(
+        EFAULT,
+        TOUCH,
+        "the user range is not mapped any more",
+        "needs memory that goes under a running guest"
+    ),
+    attempt!(EIO, &[Android15], "a page that cannot be swapped", "needs memory of a special file"),
+    attempt!(EOPNOTSUPP, A16, "memory of a reserved region", "the start gives all of it"),
     row(
         VcpuMmapSize,
         EINVAL,
@@ -303,6 +323,7 @@ pub(crate) static ROWS: &[Row] = &[
         |w| w.vm().vcpu(0).ioctl(NO_IOCTL, 0),
         Inexpressible("the crate makes no such call"),
     ),
-    never(MapRunPage, ENOMEM, DRIVEN, "no room for a mapping", NO_PAGE),
-    never(MapRunPage, EAGAIN, DRIVEN, "the limit of locked memory with mlockall", NO_PAGE),
+    never(MapRunPage, ENOMEM, DRIVEN, "no room for a mapping", FULL).refused(no_run_page),
+    never(MapRunPage, EAGAIN, DRIVEN, "the limit of locked memory with mlockall", LOCKED)
+        .refused(no_run_page),
 ];
