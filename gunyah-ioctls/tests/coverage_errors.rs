@@ -9,8 +9,8 @@ use std::os::fd::AsRawFd;
 use common::{RAM, on};
 use fake_gunyah::{Errno, Fake, Fault, Flavour};
 use gunyah_ioctls::{
-    AuthType, CmaMapping, CmaRegion, Error, ExitInfo, ExitType, Feature, GuestMemoryMapping, Gunyah, Sharing,
-    UserMemoryRegion, VmStatus,
+    AuthType, CmaMapping, CmaRegion, Error, ExitInfo, ExitType, Feature, GuestMemoryMapping, Gunyah,
+    IoEventMatch, Sharing, Trigger, UserMemoryRegion, VcpuExit, VmStatus,
 };
 
 fn source(errno: i32) -> io::Error {
@@ -297,6 +297,64 @@ fn a_vm_whose_start_failed_takes_no_more_settings() {
         assert_eq!(common::calls(handle, &vm.fd), calls);
     })
     .unwrap();
+}
+
+/// The fake hangs in some of these, as `an_early_kernel_hangs_after_a_failed_start` among its own tests shows.
+#[test]
+fn after_a_failed_start_an_early_kernel_is_not_asked_for_anything_that_may_hang() {
+    for memory_refused in [false, true] {
+        let _watchdog = common::Watchdog::new();
+        let builder = Fake::builder()
+            .flavour(Flavour::Android14Early)
+            .guest(fake_gunyah::Guest::scripts([fake_gunyah::Script::new()]));
+        let errno = Errno(libc::EPERM);
+        let fake = if memory_refused { builder.memory_refused(errno) } else { builder.start_fails(errno) };
+        let mut kept = None;
+        let fake = fake.build().unwrap();
+        fake.run(|handle| {
+            kept = Some(handle.clone());
+            let (mut vm, ram) = common::configured_vm(1);
+            let event = common::Event::new();
+            let irqfd = vm.fd.add_irqfd(&event, 1, Trigger::Edge).unwrap();
+            let ioeventfd = vm.fd.add_ioeventfd(&event, 0x1000, IoEventMatch::Any).unwrap();
+            let dropped = vm.fd.add_irqfd(&event, 2, Trigger::Edge).unwrap();
+            assert_eq!(vm.fd.start().unwrap_err().errno(), Some(libc::EPERM));
+            let calls = common::calls(handle, &vm.fd);
+            let region = ram.region(9, 0x1000_0000);
+            // SAFETY: refused before the memory is used.
+            let (shared, lent) =
+                unsafe { (vm.fd.set_user_memory_region(&region), vm.fd.lend_user_memory(&region)) };
+            drop(dropped);
+            let refused = [
+                vm.fd.start(),
+                shared,
+                lent,
+                vm.fd.set_dtb_config(RAM, 4096),
+                vm.fd.set_firmware_config(RAM, 4096),
+                vm.fd.add_vcpu(1).map(drop),
+                vm.fd.add_irqfd(&event, 3, Trigger::Edge).map(drop),
+                vm.fd.add_ioeventfd(&event, 0x2000, IoEventMatch::Any).map(drop),
+                irqfd.remove(),
+                ioeventfd.remove(),
+            ];
+            for (index, answer) in refused.into_iter().enumerate() {
+                let error = answer.unwrap_err();
+                assert!(matches!(error, Error::VmUnusable { .. }), "{index}: {error:?}");
+                assert!(error.to_string().contains("a failed GH_VM_START breaks"), "{error}");
+            }
+            assert_eq!(common::calls(handle, &vm.fd), calls, "the kernel was asked");
+            // Running a vCPU only reads the status.
+            let mut vcpu = vm.vcpus.remove(0);
+            match vcpu.run() {
+                Ok(VcpuExit::Status(VmStatus::LoadFailed)) => assert!(!memory_refused),
+                Err(error) => assert!(memory_refused && error.errno() == Some(libc::ENODEV), "{error}"),
+                other => panic!("{other:?}"),
+            }
+            assert!(matches!(vcpu.remove(), Err(Error::VmUnusable { .. })));
+        })
+        .unwrap();
+        assert_eq!(kept.unwrap().leftovers(), []);
+    }
 }
 
 #[test]

@@ -315,6 +315,31 @@ pub(crate) fn map_mem(gpa: u64, flags: u64, memory: &Fd, offset: u64, size: u64)
     [gpa, pair(flags, memory.number() as u64), offset, size]
 }
 
+/// Makes a call that nothing but a signal ends.
+pub(crate) fn signalled(call: impl FnOnce() -> Raw) -> Raw {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: a handler that does nothing, without SA_RESTART; a signal for this thread.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as *const () as usize;
+        libc::sigaction(libc::SIGUSR2, &raw const action, std::ptr::null_mut());
+        let tid = libc::gettid();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // One may come before the call.
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                    libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, libc::SIGUSR2);
+                }
+            });
+            let answer = call();
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            answer
+        })
+    }
+}
+
 /// Runs `body` in a forked child, and answers what it answered.
 pub(crate) fn in_child(body: impl FnOnce() -> Raw) -> Raw {
     // SAFETY: the child makes system calls and ends; the C library's allocator works in children of threaded programs.

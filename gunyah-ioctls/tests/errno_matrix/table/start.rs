@@ -7,9 +7,12 @@ use libc::{E2BIG, EBADMSG, EBUSY, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, EO
 
 use super::Ours::{Becomes, Refused, Same};
 use super::{
-    Android14, Android14Early, DRIVEN, LENDING, LOCK_WAIT, M, PAGED, PINNED, Row, TOUCH, never, row,
+    Android14, Android14Early, Android15, Android16, DRIVEN, LENDING, LOCK_WAIT, M, PAGED, PINNED, Row,
+    TOUCH, V11, V17, never, row,
 };
-use crate::world::{Answer, MAP_MEM, NOWHERE, RAM, RUN, Raw, SET_DTB, SET_FW, START, World, map_mem, page};
+use crate::world::{
+    Answer, Fd, MAP_MEM, NOWHERE, RAM, RUN, Raw, SET_DTB, SET_FW, START, World, map_mem, page, signalled,
+};
 
 /// Starts a VM with memory whose devicetree is said to be at `addr`.
 fn start(w: &World, addr: u64, size: u64) -> Raw {
@@ -35,6 +38,23 @@ fn firmware(w: &World, addr: u64) -> Raw {
 fn our_firmware(w: &World, addr: u64) -> Answer {
     let (vm, _vcpu) = w.our_configured();
     vm.set_firmware_config(addr, 4096).unwrap();
+    vm.start()
+}
+
+/// A VM whose start has failed, and might succeed now.
+fn failed(w: &World) -> Fd {
+    let vm = w.vm_with_memory();
+    vm.with(SET_DTB, &[NOWHERE, 4096]).unwrap();
+    vm.ioctl(START, 0).unwrap_err();
+    vm.with(SET_DTB, &[RAM, 4096]).unwrap();
+    vm
+}
+
+fn our_second_start(w: &World) -> Answer {
+    let (vm, _vcpu) = w.our_configured();
+    vm.set_dtb_config(NOWHERE, 4096).unwrap();
+    vm.start().unwrap_err();
+    w.mark();
     vm.start()
 }
 
@@ -161,22 +181,21 @@ pub(crate) static ROWS: &[Row] = &[
     row(
         StartVm,
         ENODEV,
-        DRIVEN,
+        &[V11, Android14, Android15, Android16, V17],
         "an earlier start failed",
+        |w| failed(w).ioctl(START, 0),
+        Refused(our_second_start),
+    ),
+    row(
+        StartVm,
+        EINTR,
+        &[Android14Early],
+        "an earlier start failed and broke the lock, which nobody gets any more",
         |w| {
-            let vm = w.vm_with_memory();
-            vm.with(SET_DTB, &[NOWHERE, 4096]).unwrap();
-            vm.ioctl(START, 0).unwrap_err();
-            vm.with(SET_DTB, &[RAM, 4096]).unwrap();
-            vm.ioctl(START, 0)
+            let vm = failed(w);
+            signalled(|| vm.ioctl(START, 0))
         },
-        Refused(|w| {
-            let (vm, _vcpu) = w.our_configured();
-            vm.set_dtb_config(NOWHERE, 4096).unwrap();
-            vm.start().unwrap_err();
-            w.mark();
-            vm.start()
-        }),
+        Refused(our_second_start),
     ),
     row(
         StartVm,

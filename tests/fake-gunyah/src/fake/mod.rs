@@ -118,6 +118,7 @@ pub struct Builder {
     hypervisor: Hypervisor,
     memlock: Option<u64>,
     start_failure: Option<Errno>,
+    memory_failure: Option<Errno>,
     faults: Vec<Fault>,
     lost_wakeups: Vec<u64>,
     record: bool,
@@ -210,6 +211,13 @@ impl Builder {
         self
     }
 
+    /// Every `VM_START` fails with this in its first step: the Resource Manager does not take the memory.
+    #[must_use]
+    pub fn memory_refused(mut self, errno: Errno) -> Self {
+        self.memory_failure = Some(errno);
+        self
+    }
+
     /// Something that goes wrong. May be repeated.
     #[must_use]
     pub fn fault(mut self, fault: Fault) -> Self {
@@ -271,6 +279,7 @@ impl Builder {
             },
             memlock: self.memlock,
             start_failure: self.start_failure,
+            memory_failure: self.memory_failure,
             faults: Faults::new(self.faults.clone(), self.lost_wakeups.clone()),
             observer: Observer::new(self.record, self.trace.clone(), self.notices.clone()),
         })
@@ -300,6 +309,7 @@ impl Fake {
             hypervisor: Hypervisor { vcpu: true, memory_extents: true },
             memlock: None,
             start_failure: None,
+            memory_failure: None,
             faults: Vec::new(),
             lost_wakeups: Vec::new(),
             record: true,

@@ -1,4 +1,4 @@
-//! Early snapshots of Android's 6.1 kernel: v11 with the first Android ioctls and two bugs of their own.
+//! Early snapshots of Android's 6.1 kernel: v11 with the first Android ioctls and bugs of their own.
 
 use super::{Differences, v11};
 
@@ -10,6 +10,8 @@ pub(super) const DIFFERENCES: Differences = Differences {
     datamatch_is_bool: false,
     // The error path forgets to unlock.
     failed_add_wedges: true,
+    // So does a start whose memory could not be given; and every failed one unlocks what it has not locked.
+    failed_start_wedges: true,
     // A VM begins in a state that its teardown does not know.
     never_started_leaks: true,
     ..v11::DIFFERENCES

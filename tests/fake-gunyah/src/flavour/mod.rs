@@ -254,6 +254,9 @@ pub struct Differences {
     pub dtb_whole_pages: bool,
     /// A devicetree in a binding that is forced to be shared: the start fails with `ENOMEM`, always.
     pub shared_dtb_fails: bool,
+    /// A start that failed releases the lock of the VM's status once too often: who wants to read the status still can, who
+    /// wants to write it waits for ever. If it failed at giving the memory, the lock of the memory stays held, too.
+    pub failed_start_wedges: bool,
     /// A start that failed leaves a status that a vCPU reports as "load failed"; else as "crashed".
     pub failed_start_is_load_failed: bool,
 

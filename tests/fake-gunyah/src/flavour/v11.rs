@@ -43,6 +43,7 @@ pub(super) const DIFFERENCES: Differences = Differences {
     dtb_nowhere: Errno::EINVAL,
     dtb_whole_pages: false,
     shared_dtb_fails: false,
+    failed_start_wedges: false,
     failed_start_is_load_failed: true,
 
     answer_clamped: false,

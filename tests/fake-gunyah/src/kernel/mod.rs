@@ -81,6 +81,8 @@ pub(crate) struct Kernel {
     pub(crate) memlock: Option<u64>,
     /// `VM_START` fails with this after the resources were handed out.
     pub(crate) start_failure: Option<Errno>,
+    /// The Resource Manager refuses every parcel of memory.
+    pub(crate) memory_failure: Option<Errno>,
     pub(crate) faults: Faults,
     pub(crate) files: Files,
     /// The eventfds of all irqfds.
@@ -107,6 +109,7 @@ pub(crate) struct Settings {
     pub(crate) guest: Guests,
     pub(crate) memlock: Option<u64>,
     pub(crate) start_failure: Option<Errno>,
+    pub(crate) memory_failure: Option<Errno>,
     pub(crate) faults: Faults,
     pub(crate) observer: Observer,
 }
@@ -122,6 +125,7 @@ impl Kernel {
             guest,
             memlock,
             start_failure,
+            memory_failure,
             faults,
             observer,
         } = settings;
@@ -134,6 +138,7 @@ impl Kernel {
             guest,
             memlock,
             start_failure,
+            memory_failure,
             faults,
             files: Files::new()?,
             doorbells: sys::epoll()?,

@@ -68,6 +68,9 @@ pub(crate) struct Vm {
     dtb: Mutex<v11::gh_vm_dtb_config>,
     boot: Mutex<Boot>,
     pub(crate) fn_lock: RunLock,
+    /// Taken for ever where a failed start has broken the status' lock for writers, or left the memory's lock held.
+    status_wedge: RunLock,
+    pub(crate) mm_wedge: RunLock,
     functions: Mutex<Vec<Arc<Function>>>,
     tickets: Mutex<Tickets>,
     mmio_handlers: Mutex<Vec<Arc<Ioeventfd>>>,
@@ -98,6 +101,8 @@ impl Vm {
             dtb: Mutex::default(),
             boot: Mutex::default(),
             fn_lock: RunLock::default(),
+            status_wedge: RunLock::default(),
+            mm_wedge: RunLock::default(),
             functions: Mutex::default(),
             tickets: Mutex::default(),
             mmio_handlers: Mutex::default(),
@@ -236,6 +241,7 @@ impl Vm {
 
     /// `VM_START`.
     pub(crate) fn start(self: &Arc<Self>, call: &Call<'_>) -> Result<Answer, Errno> {
+        drop(self.status_wedge.lock_interruptible(call)?);
         let mut info = if let Ok(info) = self.status_lock.try_write() {
             info
         } else {
@@ -254,6 +260,10 @@ impl Vm {
                 Ok(Answer::value(0))
             }
             Err(errno) => {
+                if self.kernel.differences.failed_start_wedges {
+                    // Nobody unlocks this any more. The VM can still be closed.
+                    std::mem::forget(self.status_wedge.lock(None));
+                }
                 if self.kernel.differences.failed_start_is_load_failed {
                     self.vm_status.store(status::INIT_FAILED, Ordering::Release);
                 }
@@ -270,7 +280,11 @@ impl Vm {
         let image = self.region_of(dtb.guest_phys_addr, dtb.size);
         let shared = image.is_some_and(|image| image.transfer == Transfer::Share);
         self.unprotected.store(shared, Ordering::Release);
-        self.give_memory()?;
+        self.give_memory().inspect_err(|_| {
+            if self.kernel.differences.failed_start_wedges {
+                std::mem::forget(self.mm_wedge.lock(None));
+            }
+        })?;
         self.find_firmware()?;
         let parts = self.kernel.guest.load(self)?;
         self.vm_status.store(status::READY, Ordering::Release);

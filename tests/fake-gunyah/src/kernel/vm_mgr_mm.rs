@@ -220,6 +220,8 @@ impl Vm {
             // Known when nothing else is wrong any more.
             host: HostMemory::Here(0),
         };
+        // The driver's wait has no end at all; here a signal ends it.
+        drop(self.mm_wedge.lock_interruptible(call)?);
         let mut memory = self.memory();
         let same_label = |other: &Region| differences.unique_labels && other.label == region.label;
         if memory.regions.iter().any(|other| same_label(other) || other.overlaps(&region)) {
@@ -309,6 +311,9 @@ impl Vm {
     /// Only now it is known which kind of VM this is, so what the guest gets page by page is looked at again.
     pub(crate) fn give_memory(&self) -> Result<(), Errno> {
         let slots: Vec<_> = self.memory().regions.iter().map(|region| self.slot_of(region)).collect();
+        if let (false, Some(errno)) = (slots.is_empty(), self.kernel().memory_failure) {
+            return Err(errno);
+        }
         for slot in slots {
             self.ram().remove(slot.guest_addr);
             self.give_slot(slot)?;
