@@ -13,7 +13,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Why a call failed.
 ///
 /// Errors of the kernel keep their errno ([`Error::errno`]). Errors found before the kernel was asked
-/// ([`Error::NotInAbi`], [`Error::InvalidArgument`], [`Error::WrongPhase`], [`Error::UnansweredRead`]) change nothing.
+/// ([`Error::NotInAbi`], [`Error::InvalidArgument`], [`Error::WrongPhase`], [`Error::VmUnusable`], [`Error::VmClosed`],
+/// [`Error::UnansweredRead`]) change nothing.
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -96,7 +97,7 @@ pub enum Error {
         /// The earlier failure.
         why: &'static str,
     },
-    /// The VM's file descriptor is closed, and what was to be removed went with it.
+    /// The VM's file descriptor is closed, and what was to be removed went with it. The kernel was not asked.
     #[error("{op}: the VM is closed already")]
     VmClosed {
         /// The operation.

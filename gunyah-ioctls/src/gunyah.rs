@@ -83,7 +83,8 @@ impl Gunyah {
     ///
     /// [`Error::VendorAbi`] on vendor kernels, whose Gunyah cannot run arbitrary guests; [`Error::NotGunyah`] when the
     /// file is something else; [`Error::Ioctl`]: ENOMEM, EMFILE or ENFILE; on v11 and android14-early, where the VM's id
-    /// is allocated here, also what the Resource Manager says (ENODEV none left, EBUSY).
+    /// is allocated here, also what the Resource Manager says: ENODEV none left, ENOMEM, EPERM, EBUSY, EINVAL, EOPNOTSUPP,
+    /// EBADMSG an unknown answer, EIO and E2BIG trouble with the messages.
     pub fn create_vm(&self) -> Result<VmFd> {
         let device = self.device_features()?;
         let op = ops::CREATE_VM;

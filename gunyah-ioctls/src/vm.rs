@@ -90,8 +90,9 @@ impl VmFd {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongPhase`] after a start that failed. [`Error::Ioctl`]: EINVAL or ENOENT the devicetree (or the firmware)
-    /// is not inside one region; ENODEV the Resource Manager refuses the devicetree or its addresses; EPERM the memory
+    /// [`Error::WrongPhase`] after a start that failed; [`Error::VmUnusable`] on android14-early then, whose kernels would
+    /// hang. [`Error::Ioctl`]: EINVAL or ENOENT the devicetree (or the firmware) is not inside one region; ENODEV the Resource
+    /// Manager refuses the devicetree or its addresses, or the VM has ended already; EPERM the memory
     /// cannot be given; ENOMEM the limit of locked memory, or the Resource Manager has none left; EBUSY, EOPNOTSUPP,
     /// EBADMSG, EIO, E2BIG what the Resource Manager said.
     pub fn start(&self) -> Result<()> {

@@ -9,8 +9,8 @@ use std::os::fd::AsRawFd;
 use common::{RAM, on};
 use fake_gunyah::{Errno, Fake, Fault, Flavour};
 use gunyah_ioctls::{
-    AuthType, CmaMapping, CmaRegion, Error, ExitInfo, ExitType, Feature, GuestMemoryMapping, Gunyah,
-    IoEventMatch, Sharing, Trigger, UserMemoryRegion, VcpuExit, VmStatus,
+    AuthType, BootRegister, CmaMapping, CmaRegion, Error, ExitInfo, ExitType, Feature, GuestMemoryMapping,
+    Gunyah, IoEventMatch, Sharing, Trigger, UserMemoryRegion, VcpuExit, VmStatus,
 };
 
 fn source(errno: i32) -> io::Error {
@@ -276,8 +276,11 @@ fn a_user_range_that_wraps_around_is_refused() {
 
 #[test]
 fn a_vm_whose_start_failed_takes_no_more_settings() {
-    let fake = Fake::builder().flavour(Flavour::Android16).start_fails(Errno(libc::ENODEV)).build().unwrap();
+    let node = "/dev/gunyah-coverage-late-region";
+    let host = |flavour| Fake::builder().flavour(flavour).cma_region(node, 1 << 20);
+    let fake = host(Flavour::Android16).start_fails(Errno(libc::ENODEV)).build().unwrap();
     fake.run(|handle| {
+        let reserved = CmaRegion::open(node).unwrap().create_memory().unwrap();
         let (vm, ram) = common::configured_vm(0);
         vm.fd.start().unwrap_err();
         let calls = common::calls(handle, &vm.fd);
@@ -288,15 +291,54 @@ fn a_vm_whose_start_failed_takes_no_more_settings() {
             vm.fd.set_dtb_config(RAM, 4096),
             vm.fd.set_firmware_config(RAM, 4096),
             vm.fd.set_auth_type(&AuthType::AndroidProtectedVm),
+            vm.fd.set_boot_context(BootRegister::Pc, RAM),
+            vm.fd.map_cma_memory(&reserved, &cma_mapping()),
             vm.fd.start(),
         ] {
             let error = refused.unwrap_err();
             assert!(matches!(error, Error::WrongPhase { .. }), "{error:?}");
             assert!(error.to_string().contains("the VM's start failed, which is final"), "{error}");
         }
+        let error = vm.fd.reclaim_region(RAM, common::page_size() as u64).unwrap_err();
+        assert!(matches!(error, Error::WrongPhase { .. }), "{error:?}");
         assert_eq!(common::calls(handle, &vm.fd), calls);
     })
     .unwrap();
+    // Reserved memory comes before any start; guest memory after a good one, too.
+    let fake = host(Flavour::Android16).build().unwrap();
+    fake.run(|_| {
+        let reserved = CmaRegion::open(node).unwrap().create_memory().unwrap();
+        let (vm, _ram) = common::started_vm(0);
+        let error = vm.fd.map_cma_memory(&reserved, &cma_mapping()).unwrap_err();
+        assert!(matches!(error, Error::WrongPhase { .. }), "{error:?}");
+    })
+    .unwrap();
+    for fails in [false, true] {
+        let fake = host(Flavour::V17);
+        let fake = if fails { fake.start_fails(Errno(libc::ENODEV)) } else { fake };
+        let fake = fake.build().unwrap();
+        fake.run(|_| {
+            let page = common::page_size() as u64;
+            let (vm, _ram) = common::configured_vm(0);
+            let memory = Gunyah::new().unwrap().create_guest_memory(page, false).unwrap();
+            assert_eq!(vm.fd.start().is_err(), fails);
+            let (access, sharing) = (gunyah_ioctls::Access::RWX, Sharing::Lend);
+            let mapping =
+                GuestMemoryMapping { guest_addr: 0x1000_0000, offset: 0, size: page, access, sharing };
+            match vm.fd.map_guest_memory(&memory, &mapping) {
+                Ok(()) => assert!(!fails),
+                Err(error) => assert!(fails && matches!(error, Error::WrongPhase { .. }), "{error:?}"),
+            }
+        })
+        .unwrap();
+    }
+}
+
+/// A piece of reserved memory where the VMs here have none.
+fn cma_mapping() -> CmaMapping {
+    let (access, sharing) = (gunyah_ioctls::Access::RWX, Sharing::Lend);
+    let size = common::page_size() as u64;
+    CmaMapping { label: 7, guest_addr: 0x2000_0000, offset: 0, size, access, sharing }
 }
 
 /// The fake hangs in some of these, as `an_early_kernel_hangs_after_a_failed_start` among its own tests shows.

@@ -224,7 +224,10 @@ impl Capabilities {
         Feature::ALL.into_iter().filter(|feature| self.has(*feature))
     }
 
-    /// Nothing if `feature` is offered, [`Error::Unsupported`] if not.
+    /// Nothing if `feature` is offered.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if it is not.
     pub fn require(&self, feature: Feature) -> Result<()> {
         if self.has(feature) { Ok(()) } else { Err(Error::Unsupported { backend: self.backend, feature }) }
     }

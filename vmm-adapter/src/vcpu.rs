@@ -146,9 +146,15 @@ pub trait Kicker: Debug + Send + Sync {
 /// Access to a vCPU's registers.
 pub trait Registers {
     /// Reads the register with the backend's own number.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::Error::InvalidArgument): no register has this number. [`Backend`](crate::Error::Backend).
     fn get(&mut self, id: u64) -> Result<u64>;
 
     /// Writes the register with the backend's own number.
+    ///
+    /// # Errors
+    /// As [`Registers::get`], and for a value that the register does not take.
     fn set(&mut self, id: u64, value: u64) -> Result<()>;
 }
 

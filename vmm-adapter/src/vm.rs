@@ -110,7 +110,9 @@ pub trait Vm: Debug + Send + Sync {
     /// Undoes [`Vm::register_irqfd`]. Any phase.
     ///
     /// # Errors
-    /// [`InvalidArgument`](crate::Error::InvalidArgument): that `fd` is not bound to that `line`.
+    /// - [`InvalidArgument`](crate::Error::InvalidArgument): that `fd` is not bound to that `line`.
+    /// - [`Backend`](crate::Error::Backend): the hypervisor did not let it go. It is not bound any more as far as this VM
+    ///   knows, but the line may stay taken.
     fn unregister_irqfd(&self, fd: &EventFd, line: IrqLine) -> Result<()>;
 
     /// Makes a guest's store to `addr` signal `fd`, without an exit. Configuring and running.
@@ -124,12 +126,17 @@ pub trait Vm: Debug + Send + Sync {
     /// Undoes [`Vm::register_ioevent`]. Any phase.
     ///
     /// # Errors
-    /// [`InvalidArgument`](crate::Error::InvalidArgument): there is no such ioevent.
+    /// - [`InvalidArgument`](crate::Error::InvalidArgument): there is no such ioevent.
+    /// - [`Backend`](crate::Error::Backend): the hypervisor did not let it go; or, on Gunyah's v11 and android14, it took
+    ///   another at this address with it that could not be put back (`gunyah_ioctls::Error::IoEventFdLost`).
     fn unregister_ioevent(&self, fd: &EventFd, addr: GuestAddress, want: IoEventMatch) -> Result<()>;
 
     /// Adds what this hypervisor wants below the root of the guest's devicetree. Configuring only, after the memory.
     ///
     /// `gic` is the phandle of the interrupt controller. [`fdt::write`](crate::fdt::write) calls this.
+    ///
+    /// # Errors
+    /// [`WrongState`](crate::Error::WrongState), [`Fdt`](crate::Error::Fdt).
     fn describe(&self, tree: &mut FdtWriter, gic: u32) -> Result<()>;
 
     /// How many bytes to leave free behind a tree of `blob` bytes, for what the hypervisor adds to it. Any phase.

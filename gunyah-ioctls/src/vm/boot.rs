@@ -25,7 +25,7 @@ impl VmFd {
     /// # Errors
     ///
     /// [`Error::InvalidArgument`]: the size is below 4096 or no multiple of it, or the range wraps around.
-    /// [`Error::WrongPhase`] after the start, when the kernel would ignore it. [`Error::Ioctl`].
+    /// [`Error::WrongPhase`] after the start, when the kernel would ignore it. [`Error::VmUnusable`]. [`Error::Ioctl`].
     pub fn set_dtb_config(&self, guest_phys_addr: u64, size: u64) -> Result<()> {
         let op = ops::SET_DTB_CONFIG;
         if size < GUNYAH_PAGE {
@@ -54,8 +54,8 @@ impl VmFd {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`]: empty or wrapping around. [`Error::WrongPhase`] after the start. [`Error::NotInAbi`].
-    /// [`Error::Ioctl`].
+    /// [`Error::InvalidArgument`]: empty or wrapping around. [`Error::WrongPhase`] after the start. [`Error::VmUnusable`].
+    /// [`Error::NotInAbi`]. [`Error::Ioctl`].
     pub fn set_firmware_config(&self, guest_phys_addr: u64, size: u64) -> Result<()> {
         let op = ops::SET_FW_CONFIG;
         self.inner.require(Feature::Firmware, op)?;
@@ -78,7 +78,7 @@ impl VmFd {
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] for a register that does not exist. [`Error::WrongPhase`] after the start.
-    /// [`Error::NotInAbi`]. [`Error::Ioctl`]: EINVAL first kernels cannot store some values (those with their top bits or
+    /// [`Error::VmUnusable`]. [`Error::NotInAbi`]. [`Error::Ioctl`]: EINVAL first kernels cannot store some values (those with their top bits or
     /// low bits set in certain ways; addresses are fine), EINTR, ENOMEM.
     pub fn set_boot_context(&self, register: BootRegister, value: u64) -> Result<()> {
         let op = ops::SET_BOOT_CONTEXT;
@@ -95,7 +95,7 @@ impl VmFd {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongPhase`] after the start. [`Error::NotInAbi`]. [`Error::Ioctl`]: EOPNOTSUPP or ENOENT the kernel was
+    /// [`Error::WrongPhase`] after the start. [`Error::VmUnusable`]. [`Error::NotInAbi`]. [`Error::Ioctl`]: EOPNOTSUPP or ENOENT the kernel was
     /// built without it, EINVAL; for a trusted VM, every kernel read ends with EINVAL even when it has taken the choice.
     pub fn set_auth_type(&self, auth: &AuthType) -> Result<()> {
         let op = ops::SET_AUTH_TYPE;

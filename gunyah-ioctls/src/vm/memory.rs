@@ -30,7 +30,7 @@ impl VmFd {
     /// # Errors
     ///
     /// [`Error::InvalidArgument`]: not aligned to pages, empty, wrapping around, label or guest addresses in use.
-    /// [`Error::WrongPhase`]: the guest would never see it. [`Error::NotInAbi`].
+    /// [`Error::WrongPhase`]: the guest would never see it, or the start failed. [`Error::VmUnusable`]. [`Error::NotInAbi`].
     /// [`Error::Ioctl`]: EPERM another process created the VM, EOPNOTSUPP the hypervisor is too old, ENOMEM the limit of
     /// locked memory or no contiguous kernel memory for the list of pages, EFAULT the range is not mapped, EINTR.
     #[expect(unsafe_code, reason = "the guest writes the memory")]
@@ -85,12 +85,14 @@ impl VmFd {
         )
     }
 
-    /// Maps a piece of guest memory into the VM (v17). Before and after the start.
+    /// Maps a piece of guest memory into the VM (v17). Before and after the start; not after one that failed.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidArgument`]: not aligned to pages (to 2 MiB with huge pages), empty, not inside the memory, in use.
-    /// [`Error::NotInAbi`]. [`Error::Ioctl`]: EINVAL the kernel cannot lend memory that is mapped as it is
+    /// [`Error::WrongPhase`]: the start failed; or it succeeded, on a host that never shows later memory to the guest
+    /// ([`Features::memory_after_start`](crate::Features::memory_after_start)). [`Error::VmUnusable`]. [`Error::NotInAbi`].
+    /// [`Error::Ioctl`]: EINVAL the kernel cannot lend memory that is mapped as it is
     /// (needs `rodata=full`), EEXIST bound already, ENOMEM.
     pub fn map_guest_memory(&self, memory: &GuestMemory, mapping: &GuestMemoryMapping) -> Result<()> {
         let op = ops::VM_MAP_MEM;
@@ -119,8 +121,8 @@ impl VmFd {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] when no piece of `memory` was mapped at `guest_addr`. [`Error::NotInAbi`].
-    /// [`Error::Ioctl`]: ENOENT the kernel has no such mapping, ENOMEM.
+    /// [`Error::InvalidArgument`] when no piece of `memory` was mapped at `guest_addr`. [`Error::VmUnusable`].
+    /// [`Error::NotInAbi`]. [`Error::Ioctl`]: ENOENT the kernel has no such mapping, ENOMEM.
     pub fn unmap_guest_memory(&self, memory: &GuestMemory, guest_addr: u64) -> Result<()> {
         let op = ops::VM_MAP_MEM;
         self.inner.require(Feature::GuestMemory, op)?;
@@ -152,7 +154,8 @@ impl VmFd {
     /// # Errors
     ///
     /// [`Error::InvalidArgument`]: not aligned to pages, empty, wrapping around, label or guest addresses in use.
-    /// [`Error::NotInAbi`]. [`Error::Ioctl`]: EPERM another process created the VM, EBADF no memory of a reserved region,
+    /// [`Error::WrongPhase`] after the start. [`Error::VmUnusable`]. [`Error::NotInAbi`].
+    /// [`Error::Ioctl`]: EPERM another process created the VM, EBADF no memory of a reserved region,
     /// EEXIST, ENOMEM.
     pub fn map_cma_memory(&self, memory: &CmaMemory, mapping: &CmaMapping) -> Result<()> {
         let op = ops::MAP_CMA_MEM;
@@ -179,8 +182,8 @@ impl VmFd {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`]: not aligned to pages, empty, wrapping around. [`Error::WrongPhase`] before the start.
-    /// [`Error::NotInAbi`]. [`Error::Ioctl`]: EAGAIN the page changed meanwhile, EBUSY the hypervisor is using it, EPERM
+    /// [`Error::InvalidArgument`]: not aligned to pages, empty, wrapping around. [`Error::WrongPhase`] before the start, or when
+    /// it failed. [`Error::VmUnusable`]. [`Error::NotInAbi`]. [`Error::Ioctl`]: EAGAIN the page changed meanwhile, EBUSY the hypervisor is using it, EPERM
     /// another process created the VM.
     pub fn reclaim_region(&self, guest_phys_addr: u64, size: u64) -> Result<()> {
         let op = ops::RECLAIM_REGION;

@@ -41,12 +41,20 @@ pub trait Bus {
     /// Fetches the instruction at `addr`, a multiple of 4.
     ///
     /// An implementation may answer from a cache until [`Bus::forget_instructions`] is called.
+    ///
+    /// # Errors
+    ///
+    /// Why the memory cannot be executed; never [`RamAccess::Done`].
     fn fetch(&mut self, addr: u64) -> Result<u32, RamAccess>;
     /// Loads `buf.len()` bytes: 1, 2, 4, 8 or 16, naturally aligned, as one access.
     fn load(&mut self, addr: u64, buf: &mut [u8]) -> RamAccess;
     /// Stores `data.len()` bytes: 1, 2, 4, 8 or 16, naturally aligned, as one access.
     fn store(&mut self, addr: u64, data: &[u8]) -> RamAccess;
     /// If the `len` bytes at `addr` hold `current`, stores `new`, as one access; gives what was there before.
+    ///
+    /// # Errors
+    ///
+    /// Why the memory cannot be accessed; never [`RamAccess::Done`].
     fn compare_exchange(&mut self, addr: u64, len: u8, current: u128, new: u128) -> Result<u128, RamAccess>;
     /// The system counter, which `CNTVCT_EL0` and `CNTPCT_EL0` show; it counts [`super::COUNTER_HZ`] per second.
     fn counter(&mut self) -> u64;

@@ -48,6 +48,10 @@ pub trait GuestRam: Send + Sync {
     fn store(&self, ipa: u64, data: &[u8]) -> RamAccess;
     /// If the `len` (1, 2, 4, 8 or 16) bytes at `ipa` hold `current`, stores `new`, as one access with regard to all vCPUs;
     /// gives what was there before.
+    ///
+    /// # Errors
+    ///
+    /// Why the memory cannot be accessed; never [`RamAccess::Done`].
     fn compare_exchange(&self, ipa: u64, len: u8, current: u128, new: u128) -> Result<u128, RamAccess>;
 }
 

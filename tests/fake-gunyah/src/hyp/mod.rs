@@ -86,6 +86,10 @@ pub trait VcpuEngine: Send {
     /// `resume` are the hypercall's resume words: word 0 answers an earlier MMIO read. `preempt` says whether the host
     /// has work (a signal for the caller, say): a long-running engine asks now and then and answers
     /// [`state::READY`] when it is true, as a real vCPU does when a host interrupt arrives.
+    ///
+    /// # Errors
+    ///
+    /// What the hypercall itself ends with.
     fn vcpu_run(&mut self, resume: [u64; 3], preempt: &dyn Fn() -> bool) -> Result<VcpuRunResp, HypError>;
 
     /// What calls the vCPU back from another thread, for an engine that does not ask `preempt` by itself while the guest runs.
