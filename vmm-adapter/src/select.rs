@@ -8,10 +8,14 @@ use crate::hypervisor::Hypervisor;
 ///
 /// Gunyah comes before KVM: a host that has both nodes is a guest of Gunyah, whose `/dev/kvm` may be an imitation.
 ///
-/// ```no_run
+/// ```
+/// # #[cfg(feature = "gunyah")]
+/// # fake_gunyah::Fake::builder().build().unwrap().run(|_| {
 /// let hypervisor = vmm_adapter::open()?;
 /// println!("{}", hypervisor.capabilities().backend());
+/// # assert_eq!(hypervisor.capabilities().backend(), vmm_adapter::Backend::Gunyah);
 /// # Ok::<(), vmm_adapter::Error>(())
+/// # }).unwrap().unwrap();
 /// ```
 ///
 /// # Errors
