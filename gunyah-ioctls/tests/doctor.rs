@@ -168,26 +168,134 @@ fn something_else_under_the_name_is_said() {
     }
 }
 
+/// What this machine allows, found out without the doctor.
+mod here {
+    use std::io::Error;
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+    const HUGEPAGE: i32 = 14;
+    const POPULATE_READ: i32 = 22;
+    const POPULATE_WRITE: i32 = 23;
+    const COLLAPSE: i32 = 25;
+    const HUGE: usize = 2 << 20;
+
+    fn errno() -> i32 {
+        Error::last_os_error().raw_os_error().unwrap()
+    }
+
+    /// Makes the memory so large that it holds `size` bytes at a multiple of 2 MiB; gives their address.
+    fn with_memory<T>(size: usize, body: impl FnOnce(*mut libc::c_void) -> T) -> T {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping, unmapped below; `start` lies in its first 2 MiB.
+        unsafe {
+            let mapping = libc::mmap(std::ptr::null_mut(), size + HUGE, access, flags, -1, 0);
+            assert_ne!(mapping, libc::MAP_FAILED);
+            let start = mapping.byte_add(mapping.align_offset(HUGE).min(HUGE));
+            let answer = body(start);
+            libc::munmap(mapping, size + HUGE);
+            answer
+        }
+    }
+
+    fn advise(start: *mut libc::c_void, size: usize, advice: i32) -> Result<(), i32> {
+        // SAFETY: inside a mapping that nothing refers to.
+        if unsafe { libc::madvise(start, size, advice) } == 0 { Ok(()) } else { Err(errno()) }
+    }
+
+    fn io_uring() -> Result<OwnedFd, i32> {
+        let mut params = [0_u8; 120];
+        // SAFETY: 120 bytes to read and write; a descriptor that nothing else owns.
+        unsafe {
+            let fd = libc::syscall(libc::SYS_io_uring_setup, 1, params.as_mut_ptr());
+            if fd < 0 { Err(errno()) } else { Ok(OwnedFd::from_raw_fd(fd as i32)) }
+        }
+    }
+
+    /// Each facility and the doctor's word for it.
+    pub(crate) fn facilities() -> Vec<(&'static str, String)> {
+        let advice = |list: &[i32]| {
+            with_memory(HUGE, |start| list.iter().try_for_each(|&advice| advise(start, HUGE, advice)))
+        };
+        let word =
+            |answer: Result<(), i32>| answer.map_or_else(|errno| format!("errno {errno}"), |()| "yes".into());
+        vec![
+            ("MADV_HUGEPAGE", word(advice(&[HUGEPAGE]))),
+            ("MADV_POPULATE_READ", word(advice(&[POPULATE_READ]))),
+            ("MADV_POPULATE_WRITE", word(advice(&[POPULATE_WRITE]))),
+            ("MADV_COLLAPSE", word(advice(&[HUGEPAGE, POPULATE_WRITE, COLLAPSE]))),
+            ("io_uring", word(io_uring().map(drop))),
+        ]
+    }
+
+    fn pin(size: usize) -> Result<(), (bool, i32)> {
+        let ring = io_uring().map_err(|errno| (false, errno))?;
+        with_memory(size, |start| {
+            let _ = advise(start, size, HUGEPAGE);
+            advise(start, size, POPULATE_WRITE).map_err(|errno| (false, errno))?;
+            let piece = libc::iovec { iov_base: start, iov_len: size };
+            // SAFETY: one iovec, of memory that nothing refers to.
+            let answer = unsafe {
+                libc::syscall(libc::SYS_io_uring_register, ring.as_raw_fd(), 0, &raw const piece, 1)
+            };
+            if answer < 0 { Err((true, errno())) } else { Ok(()) }
+        })
+    }
+
+    /// A line of this process's status, in the number's own base.
+    fn status(name: &str, radix: u32) -> u64 {
+        let text = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        u64::from_str_radix(line.trim().trim_end_matches("kB").trim(), radix).unwrap()
+    }
+
+    /// The level of the finding about pinning, and what it must say.
+    pub(crate) fn pinning(size: usize) -> (&'static str, String) {
+        const IPC_LOCK: u32 = 14;
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: writes one structure.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) }, 0);
+        let counted = status("CapEff:", 16) >> IPC_LOCK & 1 == 0;
+        if counted && limit.rlim_cur < size as u64 + status("VmLck:", 10) * 1024 {
+            return ("note", "the limit of locked memory is lower".into());
+        }
+        match pin(size) {
+            Ok(()) => ("good", "8 MiB could be pinned".into()),
+            Err((registering, errno))
+                if !registering
+                    || [libc::EPERM, libc::EACCES, libc::EINVAL, libc::ENOSYS].contains(&errno) =>
+            {
+                ("note", format!("could not be tried: {}", Error::from_raw_os_error(errno)))
+            }
+            Err((_, errno)) => {
+                ("warning", format!("could not be pinned: {}", Error::from_raw_os_error(errno)))
+            }
+        }
+    }
+}
+
 #[test]
 fn the_running_system_is_tried_and_not_only_read() {
     let (_, text) = run(&["--json", "--huge-pages", "8", "--device", "/dev/null"]);
     let report: Value = serde_json::from_str(&text).unwrap();
     let facilities = check(&report, "facilities");
     assert_eq!(facilities["facts"]["memfd"], "yes", "{facilities:#}");
-    for name in ["MADV_POPULATE_WRITE", "MADV_COLLAPSE", "io_uring"] {
-        let answer = facilities["facts"][name].as_str().unwrap();
-        assert!(answer == "yes" || answer.starts_with("errno "), "{facilities:#}");
+    for (name, expected) in here::facilities() {
+        assert_eq!(facilities["facts"][name], expected, "{name}: {facilities:#}");
     }
+    let missing = facilities["facts"].as_object().unwrap().values().any(|answer| answer != "yes");
+    assert_eq!(facilities["level"], if missing { "note" } else { "good" }, "{facilities:#}");
     let huge = check(&report, "huge-pages");
     if huge["facts"]["enabled"].as_str().is_some_and(|setting| setting != "never") {
         let percent = huge["facts"]["percent"].as_u64();
         assert!(percent.is_some_and(|percent| percent <= 100) || huge["level"] == "note", "{huge:#}");
     }
     let pinned = check(&report, "pinning");
-    match pinned["level"].as_str() {
-        Some("good") => assert_eq!(pinned["facts"]["bytes"], 8 << 20, "{pinned:#}"),
-        // A sandbox without io_uring, or a low limit.
-        level => assert_eq!(level, Some("note"), "{pinned:#}"),
+    let (level, words) = here::pinning(8 << 20);
+    assert_eq!(pinned["level"], level, "{pinned:#}");
+    assert!(pinned["summary"].as_str().unwrap().contains(&words), "{words:?}: {pinned:#}");
+    if level == "good" {
+        assert_eq!(pinned["facts"]["bytes"], 8 << 20, "{pinned:#}");
     }
     let (_, text) = run(&["--json", "--huge-pages", "0", "--device", "/dev/null"]);
     let report: Value = serde_json::from_str(&text).unwrap();
@@ -657,4 +765,48 @@ fn a_process_of_its_own_gets_the_exit_code() {
         let status = fake.spawn(command).unwrap().wait().unwrap();
         assert_eq!(status.code(), Some(expected), "{flavour}");
     }
+}
+
+/// The same process without io_uring: the two findings that try it say so, with what the kernel answered.
+#[test]
+fn what_the_running_system_refuses_is_said() {
+    use std::os::unix::process::CommandExt;
+
+    const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "a_process_of_its_own_gets_the_exit_code", "--nocapture", "--test-threads=1"])
+        .env("DOCTOR_ARGS", "--json --huge-pages 8 --device /dev/null");
+    // SAFETY: between fork and exec only two calls that change the child, with a program on its stack.
+    unsafe {
+        command.pre_exec(|| {
+            let step = |code: u32, k: u32, jf: u8| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+            let mut steps = [
+                step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+                step(EQUAL, libc::SYS_io_uring_setup as u32, 1),
+                step(RETURN, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0),
+                step(RETURN, libc::SECCOMP_RET_ALLOW, 0),
+            ];
+            let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+            if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+            {
+                return Ok(());
+            }
+            Err(std::io::Error::last_os_error())
+        });
+    }
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    // The test program's own words come first.
+    let report: Value = serde_json::from_str(&text[text.find('{').unwrap()..]).unwrap();
+    let facilities = check(&report, "facilities");
+    assert_eq!(facilities["facts"]["io_uring"], "errno 1", "{facilities:#}");
+    assert_eq!(facilities["level"], "note", "{facilities:#}");
+    let pinned = check(&report, "pinning");
+    assert_eq!(pinned["level"], "note", "{pinned:#}");
+    let words = pinned["summary"].as_str().unwrap();
+    let limited = words.contains("the limit of locked memory is lower");
+    assert!(limited || words.contains("could not be tried: Operation not permitted"), "{words}");
 }
