@@ -115,20 +115,17 @@ impl VmInner {
         let mut book = self.book();
         book.usable(op.name)?;
         let answer = uninterrupted(|| op.call(self.fd.as_fd(), &function.describe()));
-        if let Err(error) = answer {
-            // Nothing of the kind is there: all the same gone. With any other error the kernel still has it.
-            if error.raw_os_error() == Some(libc::ENOENT) {
-                function.forget(&mut book);
-            } else {
-                function.note_unwanted(&mut book);
-            }
-            return Err(self.error(op, error));
+        match &answer {
+            // All others mean that the kernel still has it.
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => function.note_unwanted(&mut book),
+            _ => function.forget(&mut book),
         }
-        function.forget(&mut book);
-        match function {
+        // Also after a failure: what an earlier removal could not put back may fit now.
+        let restored = match function {
             Function::Ioeventfd(arg) => self.restore_siblings(&book, arg),
             _ => Ok(()),
-        }
+        };
+        answer.map_err(|error| self.error(op, error)).and(restored)
     }
 
     /// android14 removes every ioeventfd at the address, whatever their values: puts the others back. Tries all, and reports the

@@ -150,6 +150,29 @@ fn one_that_was_lost_can_be_dropped_and_added_again() {
 }
 
 #[test]
+fn what_was_lost_is_put_back_by_a_removal_that_finds_nothing() {
+    let fake = Kernel::Of(Flavour::Android14)
+        .builder()
+        .guest(Guest::scripts([Script::new().mmio_write(ADDR, 4, 2).mmio_write(ADDR, 4, 3).exit(1, &[])]))
+        .fault(Fault::on(ADD_FUNCTION).nth(5).fails(Errno::ENOMEM))
+        .fault(Fault::on(ADD_FUNCTION).nth(6).fails(Errno::ENOMEM))
+        .build()
+        .unwrap();
+    fake.run(|_| {
+        let events: [Event; 4] = std::array::from_fn(|_| Event::new());
+        let (vm, _ram) = common::configured_vm(1);
+        let add = |number: u64| vm.fd.add_ioeventfd(&events[number as usize], ADDR, value(number)).unwrap();
+        let (first, second, _third) = (add(1), add(2), add(3));
+        assert!(matches!(first.remove(), Err(Error::IoEventFdLost { .. })));
+        assert_eq!(second.remove().unwrap_err().errno(), Some(libc::ENOENT));
+        let vcpu = vm.vcpus.into_iter().next().unwrap();
+        assert_eq!(stores(&vm.fd, vcpu), [(ADDR, 2)]);
+        assert_eq!(events[3].take(), 1);
+    })
+    .unwrap();
+}
+
+#[test]
 fn one_that_the_kernel_keeps_is_not_put_back() {
     let fake = Kernel::Of(Flavour::Android14)
         .builder()
