@@ -228,7 +228,8 @@ impl VmConfig {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`]: no vCPUs or too many; a line's number beyond 987 or declared twice; an interrupt
-    /// controller that overlaps itself or lies outside the guest's address space; an empty firmware; regions of no size.
+    /// controller that overlaps itself or lies outside the guest's address space; a firmware that is empty or lies outside it;
+    /// regions of no size.
     pub fn check(&self) -> Result<()> {
         const OP: &str = "create_vm";
         if self.vcpus == 0 || self.vcpus > self.max_vcpus {
@@ -242,6 +243,12 @@ impl VmConfig {
         }
         match self.kind {
             VmKind::ProtectedFirmware { size: 0, .. } => Err(Error::invalid(OP, "the firmware's size is 0")),
+            VmKind::ProtectedFirmware { addr, size }
+                if addr.0.checked_add(size).is_none_or(|end| end > self.guest_phys_end()) =>
+            {
+                let why = format!("the firmware at {:#x} + {size:#x} is beyond guest memory", addr.0);
+                Err(Error::invalid(OP, why))
+            }
             _ => Ok(()),
         }
     }
@@ -329,6 +336,17 @@ mod tests {
         assert!(why(&config.clone().with_irq_line(IrqLine::edge(70))).contains("70 is declared twice"));
         let huge = VmConfig::new(1).with_msi(MsiPool { count: u32::MAX, ..pool });
         assert!(why(&huge).contains("988 does not exist"));
+    }
+
+    #[test]
+    fn the_firmware_must_fit() {
+        let config = |addr, size| {
+            VmConfig::new(1).with_kind(VmKind::ProtectedFirmware { addr: GuestAddress(addr), size })
+        };
+        assert!(why(&config(0, 0)).contains("size is 0"));
+        assert!(why(&config(u64::MAX, 0x1000)).contains("beyond"));
+        assert!(why(&config((1 << 40) - 0x1000, 0x2000)).contains("beyond"));
+        config((1 << 40) - 0x1000, 0x1000).check().unwrap();
     }
 
     #[test]

@@ -144,7 +144,7 @@ pub trait Vm: Debug + Send + Sync {
 
     /// Ends the configuration and makes the vCPUs runnable. Configuring only.
     ///
-    /// A start that the hypervisor refused is final: the VM is [`Phase::Stopped`] then.
+    /// A start that the hypervisor refused, in whichever of its steps, is final: the VM is [`Phase::Stopped`] then.
     ///
     /// # Errors
     /// - [`InvalidArgument`](crate::Error::InvalidArgument): no devicetree at `boot.fdt`, one that is larger than

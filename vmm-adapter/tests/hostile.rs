@@ -2,13 +2,13 @@
 #![cfg(feature = "gunyah")]
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-use fake_gunyah::{Answer, Errno, Fake, Flavour, Guest, Handle, Script};
+use fake_gunyah::{Answer, Errno, Fake, Fault, Flavour, Guest, Handle, Script};
 use vm_memory::GuestAddress;
 use vmm_adapter::fdt::{self, GuestTree};
 use vmm_adapter::gunyah::Gunyah;
 use vmm_adapter::{
     BootContext, Error, Feature, Hypervisor, IoHandler, IoOutcome, Phase, Result, Sharing, Vcpu, VcpuExit,
-    Vm, VmConfig,
+    Vm, VmConfig, VmKind,
 };
 
 const RAM: u64 = 0x8000_0000;
@@ -94,6 +94,64 @@ fn a_refused_start_names_the_ioctl_keeps_the_errno_and_is_final() {
             assert!(matches!(vcpu.run(&Nobody), Err(Error::WrongState { op: "run", phase: Phase::Stopped })));
         })
         .unwrap();
+    }
+}
+
+const SET_DTB_CONFIG: u32 = 0x4010_4702;
+const SET_BOOT_CONTEXT: u32 = 0x4010_470a;
+const SET_FW_CONFIG: u32 = 0x4010_4112;
+const FIRMWARE: u64 = RAM - 0x20_0000;
+
+/// A protected VM of android15 whose firmware, or whose entry in the middle of the image, has to be told to the kernel.
+fn start_with_all_steps(fault: Fault, firmware: bool) -> (Result<()>, Phase, Result<()>) {
+    let fake = Fake::builder().flavour(Flavour::Android15).guest(Guest::code()).fault(fault).build().unwrap();
+    fake.run(|_| {
+        let (addr, size) = (GuestAddress(FIRMWARE), 0x1_0000);
+        let kind = if firmware { VmKind::ProtectedFirmware { addr, size } } else { VmKind::Protected };
+        let vm = Gunyah::open().unwrap().create_vm(&VmConfig::new(1).with_kind(kind)).unwrap();
+        let ram = vm.allocate(GuestAddress(RAM), 0x20_0000, Sharing::Private).unwrap();
+        if firmware {
+            vm.allocate(addr, 0x20_0000, Sharing::Private).unwrap();
+        }
+        let tree = fdt::write(&*vm, &GuestTree::default()).unwrap();
+        ram.write(GuestAddress(TREE), &tree).unwrap();
+        let _vcpu = vm.create_vcpu(0).unwrap();
+        let entry = GuestAddress(if firmware { RAM } else { RAM + 0x1000 });
+        let boot = BootContext { entry, ..boot() };
+        let first = vm.start(&boot);
+        let phase = vm.phase();
+        (first, phase, vm.start(&boot))
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_start_is_final_whichever_step_the_kernel_refuses() {
+    // The first call of an optional one, with nothing to set, asks whether the kernel has it.
+    for (request, n, name, firmware) in [
+        (SET_FW_CONFIG, 2, "SET_FW_CONFIG", true),
+        (SET_DTB_CONFIG, 1, "SET_DTB_CONFIG", true),
+        (SET_DTB_CONFIG, 1, "SET_DTB_CONFIG", false),
+        (SET_BOOT_CONTEXT, 2, "SET_BOOT_CONTEXT", false),
+        (SET_BOOT_CONTEXT, 3, "SET_BOOT_CONTEXT", false),
+    ] {
+        let fault = Fault::on(request).nth(n).fails(Errno::ENOMEM);
+        let (refused, phase, again) = start_with_all_steps(fault, firmware);
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.errno(), Some(libc::ENOMEM));
+        assert!(refused.chain().contains(name), "{}", refused.chain());
+        assert_eq!(phase, Phase::Stopped, "{name}");
+        assert!(matches!(again, Err(Error::WrongState { op: "start", phase: Phase::Stopped })), "{again:?}");
+    }
+}
+
+#[test]
+fn a_signal_does_not_end_a_start() {
+    for n in 2..4 {
+        let fault = Fault::on(SET_BOOT_CONTEXT).nth(n).fails(Errno::EINTR);
+        let (started, phase, _) = start_with_all_steps(fault, false);
+        started.unwrap();
+        assert_eq!(phase, Phase::Running);
     }
 }
 

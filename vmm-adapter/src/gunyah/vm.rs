@@ -121,6 +121,31 @@ impl GunyahVm {
         Ok(region)
     }
 
+    /// Tells the kernel what belongs to the start: who vouches for the image, where the tree is, where the guest begins.
+    fn tell(
+        &self,
+        main: &MemoryRegion,
+        boot: &BootContext,
+        entry: Option<GuestAddress>,
+    ) -> ioctls::Result<()> {
+        let fd = &self.shared.fd;
+        match self.shared.config.kind {
+            VmKind::ProtectedFirmware { addr, size } => fd.set_firmware_config(addr.0, size)?,
+            VmKind::Trusted { vm_id, peripheral_id } => {
+                let (guest_phys_addr, size) = (main.addr().0, main.size());
+                let auth = AuthType::QualcommTrustedVm { vm_id, peripheral_id, guest_phys_addr, size };
+                fd.set_auth_type(&auth)?;
+            }
+            VmKind::Any | VmKind::Plain | VmKind::Protected => {}
+        }
+        fd.set_dtb_config(boot.fdt.0, boot.fdt_size)?;
+        if let Some(entry) = entry {
+            patiently(|| fd.set_boot_context(BootRegister::Pc, entry.0))?;
+            patiently(|| fd.set_boot_context(BootRegister::X(0), boot.fdt.0))?;
+        }
+        Ok(())
+    }
+
     /// The functions, while any can be added.
     fn functions(&self, op: &'static str) -> Result<MutexGuard<'_, Functions>> {
         self.shared.phase.require(op, &[Phase::Configuring, Phase::Running])?;
@@ -224,35 +249,13 @@ impl Vm for GunyahVm {
         // It is not told where that can be avoided: a Resource Manager of 2023 takes the call and then refuses the start.
         let entry = (boot.entry != main.addr()).then_some(boot.entry);
 
-        let fd = &self.shared.fd;
-        match self.shared.config.kind {
-            VmKind::ProtectedFirmware { addr, size } => {
-                fd.set_firmware_config(addr.0, size).map_err(error::backend(OP))?;
-            }
-            VmKind::Trusted { vm_id, peripheral_id } => {
-                let (guest_phys_addr, size) = (main.addr().0, main.size());
-                let auth = AuthType::QualcommTrustedVm { vm_id, peripheral_id, guest_phys_addr, size };
-                fd.set_auth_type(&auth).map_err(error::backend(OP))?;
-            }
-            VmKind::Any | VmKind::Plain | VmKind::Protected => {}
-        }
-        fd.set_dtb_config(boot.fdt.0, boot.fdt_size).map_err(error::backend(OP))?;
-        if let Some(entry) = entry {
-            fd.set_boot_context(BootRegister::Pc, entry.0).map_err(error::backend(OP))?;
-            fd.set_boot_context(BootRegister::X(0), boot.fdt.0).map_err(error::backend(OP))?;
-        }
-        // From here on there is no way back.
-        setup.given.close_to_host(setup.declared.regions());
-        match start(fd) {
-            Ok(()) => {
-                self.shared.enter(Phase::Running);
-                Ok(())
-            }
-            Err(refused) => {
-                self.shared.enter(Phase::Stopped);
-                Err(error::backend(OP)(refused))
-            }
-        }
+        // From here on there is no way back: the kernel may have kept what it refused.
+        let started = self.tell(main, boot, entry).and_then(|()| {
+            setup.given.close_to_host(setup.declared.regions());
+            patiently(|| self.shared.fd.start())
+        });
+        self.shared.enter(if started.is_ok() { Phase::Running } else { Phase::Stopped });
+        started.map_err(error::backend(OP))
     }
 
     fn dirty_log(&self) -> Option<&dyn DirtyLog> {
@@ -264,14 +267,15 @@ impl Vm for GunyahVm {
     }
 }
 
-fn start(fd: &VmFd) -> ioctls::Result<()> {
+/// Calls again what a signal interrupted.
+fn patiently(call: impl Fn() -> ioctls::Result<()>) -> ioctls::Result<()> {
     for _ in 0..START_TRIES {
-        match fd.start() {
+        match call() {
             Err(error) if error.errno() == Some(libc::EINTR) => {}
             done => return done,
         }
     }
-    fd.start()
+    call()
 }
 
 impl Shared {

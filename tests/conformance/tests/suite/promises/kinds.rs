@@ -47,6 +47,11 @@ pub fn a_trusted_vm_ends_at_its_start(hypervisor: &dyn Hypervisor, probe: &Probe
         Err(error) => {
             assert_eq!(error.errno(), Some(22), "{error:?}");
             assert!(error.chain().contains("SET_AUTH_TYPE"), "{}", error.chain());
+            assert_eq!(rig.vm.phase(), Phase::Stopped);
+            let again = rig.vm.start(&boot());
+            assert!(matches!(again, Err(Error::WrongState { .. })), "{again:?}");
+            let ran = rig.vcpus[0].run(&mailbox());
+            assert!(matches!(ran, Err(Error::WrongState { op: "run", phase: Phase::Stopped })), "{ran:?}");
         }
     }
 }
