@@ -146,7 +146,8 @@ pub struct VmConfig {
     pub msi: Option<MsiPool>,
     /// Where the guest finds its interrupt controller.
     pub gic: GicLayout,
-    /// The most vCPUs to allow, where the hypervisor cannot be asked.
+    /// The most vCPUs to allow, where the hypervisor cannot be asked: on Gunyah. KVM's own limit is
+    /// [`Capabilities::max_vcpus`](crate::Capabilities::max_vcpus), and this one does not count there.
     pub max_vcpus: u32,
     /// The width of a guest physical address in bits, where the hypervisor cannot be asked.
     pub guest_phys_bits: u8,
@@ -224,16 +225,21 @@ impl VmConfig {
         1_u64.checked_shl(u32::from(self.guest_phys_bits)).unwrap_or(u64::MAX)
     }
 
-    /// Checks what can be checked without a hypervisor.
+    /// Checks what can be checked without a hypervisor, as one that cannot be asked does it.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`]: no vCPUs or too many; a line's number beyond 987 or declared twice; an interrupt
     /// controller that overlaps itself or lies outside the guest's address space; a firmware that is empty or lies outside it;
     /// regions of no size.
     pub fn check(&self) -> Result<()> {
+        self.check_for(self.max_vcpus)
+    }
+
+    /// The same for a hypervisor that has told its limit.
+    pub(crate) fn check_for(&self, max_vcpus: u32) -> Result<()> {
         const OP: &str = "create_vm";
-        if self.vcpus == 0 || self.vcpus > self.max_vcpus {
-            let why = format!("{} vCPUs were asked for, 1 to {} are possible", self.vcpus, self.max_vcpus);
+        if self.vcpus == 0 || self.vcpus > max_vcpus {
+            let why = format!("{} vCPUs were asked for, 1 to {max_vcpus} are possible", self.vcpus);
             return Err(Error::invalid(OP, why));
         }
         self.check_lines(OP)?;

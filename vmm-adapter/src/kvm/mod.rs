@@ -114,7 +114,7 @@ impl Hypervisor for Kvm {
 
     fn create_vm(&self, config: &VmConfig) -> Result<std::sync::Arc<dyn Vm>> {
         const OP: &str = "create_vm";
-        config.check()?;
+        config.check_for(self.capabilities.max_vcpus())?;
         let mut config = config.clone();
         match config.kind {
             VmKind::Any => config.kind = VmKind::Plain,
@@ -128,11 +128,6 @@ impl Hypervisor for Kvm {
         }
         if config.msi.is_some() {
             self.capabilities.require(Feature::MsiPool)?;
-        }
-        let most = self.capabilities.max_vcpus();
-        if config.vcpus > most {
-            let why = format!("{} vCPUs were asked for, this host's KVM allows {most}", config.vcpus);
-            return Err(Error::invalid(OP, why));
         }
         config.guest_phys_bits = config.guest_phys_bits.min(self.capabilities.guest_phys_bits());
         arch::check(OP, &config)?;

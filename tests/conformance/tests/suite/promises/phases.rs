@@ -113,9 +113,17 @@ pub fn a_bad_start_leaves_the_vm_configurable(hypervisor: &dyn Hypervisor, _: &P
 }
 
 pub fn vcpus_are_those_declared(hypervisor: &dyn Hypervisor, _: &Probe) {
-    for count in [0, VmConfig::DEFAULT_MAX_VCPUS + 1] {
+    let most = hypervisor.capabilities().max_vcpus();
+    for count in [0, most + 1] {
         let refused = hypervisor.create_vm(&VmConfig::new(count));
         assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{count}: {refused:?}");
+    }
+    // As many as it says, or a good many of them.
+    let many = most.min(VmConfig::DEFAULT_MAX_VCPUS + 6);
+    let vm = rig::create_vm(hypervisor, VmConfig::new(many));
+    assert!(vm.capabilities().max_vcpus() >= many);
+    for id in 0..many {
+        vm.create_vcpu(id).unwrap();
     }
     let vm = rig::create_vm(hypervisor, VmConfig::new(2));
     let ram = rig::give_ram(&*vm);
