@@ -89,7 +89,8 @@ pub enum Feature {
     Unmap,
     /// VMs whose memory the host sees ([`VmKind::Plain`](crate::VmKind::Plain)).
     PlainVm,
-    /// Memory that the guest may not write ([`MemoryRegion::read_only`](crate::MemoryRegion::read_only)).
+    /// Memory that the guest may not write ([`MemoryRegion::read_only`](crate::MemoryRegion::read_only)). Not without
+    /// [`Feature::OwnMemory`]: what [`Vm::allocate`](crate::Vm::allocate) makes can be written.
     ReadOnlyMemory,
     /// Memory that the VMM has mapped itself ([`Vm::map`](crate::Vm::map)).
     OwnMemory,

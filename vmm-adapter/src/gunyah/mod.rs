@@ -6,12 +6,15 @@
 //! |---|---|---|---|---|---|
 //! | [`PlainVm`](Feature::PlainVm) | yes | yes | no: shared memory is never executable | yes | no: every VM is isolated |
 //! | [`PrivateMemory`](Feature::PrivateMemory) | no | yes | yes | yes | yes |
-//! | [`OwnMemory`](Feature::OwnMemory) | yes | yes | yes | yes | no: [`Vm::allocate`] |
+//! | [`OwnMemory`](Feature::OwnMemory), [`ReadOnlyMemory`](Feature::ReadOnlyMemory) | yes | yes | yes | yes | no: [`Vm::allocate`] |
 //! | [`Firmware`](Feature::Firmware) | no | yes | yes | yes | no |
 //! | [`BootContext`](Feature::BootContext), [`MmioFault`](Feature::MmioFault), [`Reclaim`](Feature::Reclaim) | no | no | yes | yes | yes |
 //! | [`TrustedVm`](Feature::TrustedVm), [`ReservedMemory`](Feature::ReservedMemory) | no | no | no | yes | no |
 //!
 //! android14's plain VMs depend on its Resource Manager: [`VmKind::Any`] is the safe choice.
+//!
+//! The kernels take a region's access rights, and the hypervisor keeps the guest to them; crosvm, for one, gives Gunyah no read-only
+//! regions, so hardly anybody has tried that on phones.
 //!
 //! No flavour has registers, dirty-page tracking, memory that comes back, or a reset in place.
 
@@ -142,7 +145,8 @@ fn capabilities(host: &gunyah_ioctls::Features, config: &VmConfig) -> Capabiliti
     let shared_code = user_memory && (!host.has(Host::BootContext) || host.has(Host::Cma));
     let offered = [
         (Feature::PlainVm, shared_code),
-        (Feature::ReadOnlyMemory, true),
+        // Only what the VMM has mapped itself can be made read-only.
+        (Feature::ReadOnlyMemory, user_memory),
         (Feature::OwnMemory, user_memory),
         (Feature::PrivateMemory, host.has(Host::Lend) || host.has(Host::GuestMemory)),
         (Feature::Firmware, host.has(Host::Firmware)),

@@ -41,6 +41,8 @@ pub fn what_is_not_offered_is_refused(hypervisor: &dyn Hypervisor, _: &Probe) {
         Err(Error::Unsupported { feature: Feature::OwnMemory, .. }) => assert!(!caps.has(Feature::OwnMemory)),
         Err(other) => panic!("{other}"),
     }
+    // What the hypervisor makes can be written.
+    assert!(caps.has(Feature::OwnMemory) || !caps.has(Feature::ReadOnlyMemory));
     if !caps.has(Feature::PrivateMemory) {
         let refused = vm.allocate(GuestAddress(0xa000_0000), 0x1_0000, Sharing::Private);
         assert!(matches!(refused, Err(Error::Unsupported { .. })), "{refused:?}");
