@@ -80,10 +80,12 @@ pub fn read_only_memory_is_not_written(hypervisor: &dyn Hypervisor, probe: &Prob
     assert_eq!(u32::from_le_bytes(back), 0x600d);
 }
 
-pub fn a_plain_vm_shares_its_memory(hypervisor: &dyn Hypervisor, _: &Probe) {
+pub fn a_plain_vm_shares_its_memory(hypervisor: &dyn Hypervisor, probe: &Probe) {
     const SLOT: u64 = RAM + 0x8000;
     let vm = match hypervisor.create_vm(&VmConfig::new(1).with_kind(VmKind::Plain)) {
-        Err(Error::Unsupported { feature: Feature::PlainVm, .. }) => return,
+        Err(Error::Unsupported { feature: Feature::PlainVm, .. }) => {
+            return probe.inapplicable("there are no plain VMs");
+        }
         other => other.unwrap(),
     };
     assert!(vm.capabilities().has(Feature::PlainVm));
@@ -100,10 +102,12 @@ pub fn a_plain_vm_shares_its_memory(hypervisor: &dyn Hypervisor, _: &Probe) {
     assert_eq!(u32::from_le_bytes(back), 0x0123_4567);
 }
 
-pub fn private_memory_is_out_of_reach(hypervisor: &dyn Hypervisor, _: &Probe) {
+pub fn private_memory_is_out_of_reach(hypervisor: &dyn Hypervisor, probe: &Probe) {
     let config = VmConfig::new(1).with_kind(VmKind::Protected);
     let vm = match hypervisor.create_vm(&config) {
-        Err(Error::Unsupported { feature: Feature::PrivateMemory, .. }) => return,
+        Err(Error::Unsupported { feature: Feature::PrivateMemory, .. }) => {
+            return probe.inapplicable("there is no private memory");
+        }
         other => other.unwrap(),
     };
     let shared_main = vm.allocate(GuestAddress(RAM), RAM_SIZE, Sharing::Shared);
