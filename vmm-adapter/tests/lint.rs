@@ -161,6 +161,10 @@ const CASES: &[(&str, Break)] = &[
     ("no-memory", |t, _| t.remove(MEMORY)),
     ("no-base-address", |t, _| t.at(MEMORY).unset("base-address")),
     ("base-unaligned", |t, e| {
+        t.at(MEMORY).set("base-address", number(0xffff_ffff_ffff_f000));
+        e.regions.clear();
+    }),
+    ("base-unaligned", |t, e| {
         t.at(MEMORY).set("base-address", number(RAM + 8));
         e.regions.clear();
     }),
@@ -179,6 +183,10 @@ const CASES: &[(&str, Break)] = &[
     ("outside-window", |t, _| t.at(MEMORY).set("size-max", number(SIZE))),
     ("firmware-half", |t, _| t.at(MEMORY).set("firmware-address", number(RAM - 0x40_0000))),
     ("firmware-half", |t, _| t.at(MEMORY).set("firmware-size-max", number(0x40_0000))),
+    ("firmware-wrong", |t, _| {
+        t.at(MEMORY).set("firmware-address", number(RAM - 0x40_0000));
+        t.at(MEMORY).set("firmware-size-max", number(0x40_0000 - 1));
+    }),
     ("firmware-overlaps", |t, _| {
         t.at(MEMORY).set("firmware-address", number(RAM));
         t.at(MEMORY).set("firmware-size-max", number(0x40_0000));
@@ -190,6 +198,7 @@ const CASES: &[(&str, Break)] = &[
     ("no-cpu", |t, _| t.remove("cpus")),
     ("no-cpu", |t, _| t.at("cpus").children.clear()),
     ("no-cpu", |t, _| t.at("gunyah-vm-config/vcpus").set("config", text("/processors"))),
+    ("no-cpu", |t, _| t.at("gunyah-vm-config/vcpus").set("config", cells(&[0]))),
     ("no-boot-cpu", |t, _| {
         t.at("cpus/cpu@0").set("status", text("disabled"));
         t.at("cpus/cpu@1").set("status", text("disabled"));
@@ -238,6 +247,10 @@ const CASES: &[(&str, Break)] = &[
     }),
     ("bad-interrupt", |t, _| {
         t.at(BELL).set("interrupts", cells(&[1, 2, 1]));
+        t.at("serial@10000000").unset("interrupts");
+    }),
+    ("bad-interrupt", |t, _| {
+        t.at(BELL).set("interrupts", cells(&[0, 0, 0]));
         t.at("serial@10000000").unset("interrupts");
     }),
     ("bad-trigger", |t, e| {
@@ -330,6 +343,19 @@ fn the_blob_itself() {
 }
 
 #[test]
+fn firmware_must_not_be_where_the_image_is_moved_to() {
+    let mut tree = good();
+    tree.at(MEMORY).set("base-address", number(RAM - 0x1000));
+    tree.at(MEMORY).set("size-min", number(0x20_0000));
+    tree.at(MEMORY).set("size-max", number(0x20_0000));
+    tree.at(MEMORY).set("firmware-address", number(RAM + 0x1f_f000));
+    tree.at(MEMORY).set("firmware-size-max", number(0x1000));
+    let found = codes(&buffer(&tree), &Expect::default());
+    assert_eq!(found, ["firmware-overlaps", "base-rounded"]);
+    assert!(fake_gunyah::rm::read_vm_config(&buffer(&tree)).is_err());
+}
+
+#[test]
 fn a_shared_parcel_must_be_there() {
     let (mut tree, mut expect) = (good(), expect());
     tree.at(SHM).at("memory").unset("optional");
@@ -375,6 +401,54 @@ fn no_bytes_make_it_panic() {
     let deep = [cells(&words), deep].concat();
     let found = lint(&deep, &expect());
     assert!(found.len() == 1 && found[0].detail.contains("64 nodes deep"), "{found:?}");
+}
+
+/// A tree with nothing in it but what `structure` says, and these strings.
+fn raw(structure: &[u8], strings: &[u8]) -> Vec<u8> {
+    let (structure_len, strings_len) = (structure.len() as u32, strings.len() as u32);
+    let strings_at = 40 + structure_len;
+    let total = strings_at + strings_len;
+    let header = cells(&[0xd00d_feed, total, 40, strings_at, 40, 17, 16, 0, strings_len, structure_len]);
+    [&header, structure, strings].concat()
+}
+
+fn begin(name: &[u8]) -> Vec<u8> {
+    let mut bytes = [&cells(&[1])[..], name, &[0]].concat();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// Names that many nodes or properties share must not cost memory for each.
+#[test]
+fn a_small_tree_does_not_cost_much_memory() {
+    let why = |blob: &[u8]| {
+        let found = lint(blob, &Expect::default());
+        assert_eq!(found[0].rule.code, "malformed");
+        found[0].detail.clone()
+    };
+    let long = |len: usize| vec![b'n'; len];
+    let ends = |count: usize| cells(&[2]).repeat(count);
+    let node = |name: usize| raw(&[begin(b""), begin(&long(name)), ends(2), cells(&[9])].concat(), b"");
+    assert_ne!(lint(&node(255), &Expect::default())[0].rule.code, "malformed");
+    assert!(why(&node(256)).contains("at most 255 bytes"));
+    // A property without a value, whose name is long.
+    let property = |name: usize| {
+        let structure = [begin(b""), cells(&[3, 0, 0]), ends(1), cells(&[9])].concat();
+        raw(&structure, &[long(name), vec![0]].concat())
+    };
+    assert_ne!(lint(&property(255), &Expect::default())[0].rule.code, "malformed");
+    assert!(why(&property(256)).contains("at most 255 bytes"));
+
+    // 16 KiB of names above, and a thousand nodes of a few bytes below.
+    let above = begin(&long(255)).repeat(60);
+    let below = [begin(b"x"), ends(1)].concat();
+    let many =
+        |count: usize| [begin(b""), above.clone(), below.repeat(count), ends(61), cells(&[9])].concat();
+    assert_ne!(lint(&raw(&many(100), b""), &Expect::default())[0].rule.code, "malformed");
+    assert!(why(&raw(&many(1000), b"")).contains("the paths of its nodes"));
+
+    let empty = [begin(b""), cells(&[3, 0, 0]).repeat(20_000), ends(1), cells(&[9])].concat();
+    assert!(why(&raw(&empty, b"p\0")).contains("more than 20000 nodes and properties"));
 }
 
 #[test]

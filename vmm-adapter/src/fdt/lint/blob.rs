@@ -4,8 +4,12 @@ use std::fmt;
 
 /// How deep nodes may stand in each other. Kernels give up earlier.
 const MAX_DEPTH: usize = 64;
-/// How many nodes and properties a tree may have, so that a hostile one costs little.
-const MAX_ITEMS: usize = 100_000;
+/// How many nodes and properties a tree may have, so that a hostile one costs little. A large guest has a few thousand.
+const MAX_ITEMS: usize = 20_000;
+/// How long the name of a node or a property may be. The specification has 31 bytes, and kernels do not insist.
+const MAX_NAME: usize = 255;
+/// How many bytes the paths of all nodes may have together: each repeats the names above it.
+const MAX_PATHS: usize = 4 << 20;
 
 const HEADER: usize = 40;
 const MAGIC: u32 = 0xd00d_feed;
@@ -73,10 +77,10 @@ impl<'a> Bytes<'a> {
         self.0.get(at..at.checked_add(len)?).map(Bytes)
     }
 
-    /// The text up to the next zero byte.
-    fn text(self, at: usize) -> Option<&'a str> {
+    /// The name that ends at the next zero byte; `None` when it is none, or longer than names are.
+    fn name(self, at: usize) -> Option<&'a str> {
         let rest = self.0.get(at..)?;
-        let end = rest.iter().position(|byte| *byte == 0)?;
+        let end = rest.iter().take(MAX_NAME + 1).position(|byte| *byte == 0)?;
         std::str::from_utf8(rest.get(..end)?).ok()
     }
 }
@@ -114,7 +118,7 @@ pub(super) fn parse(buffer: &[u8]) -> Result<Tree, BlobError> {
         return malformed("the strings block lies outside the tree");
     };
     let used = (structure_at + structure_len).max(strings_at + strings_len).max(HEADER);
-    let root = Reader { structure, strings, at: 0, items: 0 }.root()?;
+    let root = Reader { structure, strings, at: 0, items: 0, paths: 0 }.root()?;
     Ok(Tree { root, used })
 }
 
@@ -123,6 +127,7 @@ struct Reader<'a> {
     strings: Bytes<'a>,
     at: usize,
     items: usize,
+    paths: usize,
 }
 
 impl Reader<'_> {
@@ -148,10 +153,17 @@ impl Reader<'_> {
 
     fn name(&mut self, parent: &Node) -> Result<Node, BlobError> {
         self.count()?;
-        let Some(name) = self.structure.text(self.at) else {
-            return malformed(format!("a node below {} has a name that is no text", parent.path));
+        let Some(name) = self.structure.name(self.at) else {
+            return malformed(format!(
+                "a node below {} has a name that is no text of at most {MAX_NAME} bytes",
+                parent.path
+            ));
         };
         self.at = self.at.saturating_add(name.len() + 1).next_multiple_of(4);
+        self.paths = self.paths.saturating_add(parent.path.len()).saturating_add(name.len() + 1);
+        if self.paths > MAX_PATHS {
+            return malformed(format!("the paths of its nodes have more than {MAX_PATHS} bytes"));
+        }
         let path = if parent.path == "/" { format!("/{name}") } else { format!("{}/{name}", parent.path) };
         Ok(Node { path, name: name.to_owned(), ..Node::default() })
     }
@@ -159,8 +171,11 @@ impl Reader<'_> {
     fn property(&mut self, node: &mut Node) -> Result<(), BlobError> {
         self.count()?;
         let (len, name_at) = (size(self.structure.word(self.at)), size(self.structure.word(self.at + 4)));
-        let Some(name) = self.strings.text(name_at) else {
-            return malformed(format!("a property of {} has a name that is no text", node.path));
+        let Some(name) = self.strings.name(name_at) else {
+            return malformed(format!(
+                "a property of {} has a name that is no text of at most {MAX_NAME} bytes",
+                node.path
+            ));
         };
         let Some(value) = self.structure.range(self.at + 8, len) else {
             return malformed(format!("{} of {} does not end inside the tree", name, node.path));

@@ -54,6 +54,10 @@ fn check_memory(memory: &Node, expect: &Expect, findings: &mut Findings) {
         Some(base) if base % PAGE != 0 => {
             findings.property(&rules::BASE_UNALIGNED, memory, "base-address", format!("{base:#x}"));
         }
+        Some(base) if base.checked_next_multiple_of(BLOCK).is_none() => {
+            let detail = format!("{base:#x} is at the end of the address space");
+            findings.property(&rules::BASE_UNALIGNED, memory, "base-address", detail);
+        }
         Some(base) if base % BLOCK != 0 => {
             findings.property(&rules::BASE_ROUNDED, memory, "base-address", format!("{base:#x}"));
         }
@@ -110,7 +114,17 @@ fn check_firmware(
     expect: &Expect,
     findings: &mut Findings,
 ) -> Option<(u64, u64)> {
-    let [addr, size] = ["firmware-address", "firmware-size-max"].map(|name| memory.number(name));
+    let [addr, size] = ["firmware-address", "firmware-size-max"].map(|name| {
+        let number = memory.number(name);
+        if memory.has(name) && number.is_none_or(|number| number % PAGE != 0) {
+            let detail =
+                number.map_or("it is no number of two cells".to_owned(), |number| format!("{number:#x}"));
+            findings.property(&rules::FIRMWARE_WRONG, memory, name, detail);
+        }
+        number
+    });
+    // Where the Resource Manager puts it.
+    let base = base.and_then(|base| base.checked_next_multiple_of(BLOCK));
     match (addr, size) {
         (Some(addr), Some(size)) => {
             let end = addr.saturating_add(size);

@@ -15,7 +15,13 @@ pub(super) fn check(tree: &Tree, config: Option<&Node>, expect: &Expect, finding
         match config.child("vcpus") {
             None => findings.node(&rules::NO_VCPUS, &config.path, "there is no node `vcpus` in it"),
             Some(vcpus) => {
-                path = vcpus.text("config").unwrap_or(path);
+                match vcpus.text("config") {
+                    Some(elsewhere) => path = elsewhere,
+                    None if vcpus.has("config") => {
+                        findings.property(&rules::NO_CPU, vcpus, "config", "it is no path");
+                    }
+                    None => {}
+                }
                 match vcpus.text("affinity") {
                     Some("proxy") => {}
                     Some(other) => {

@@ -125,6 +125,9 @@ rules! {
     FIRMWARE_HALF: Error "firmware-half",
         "the Resource Manager needs both to find the firmware", ALL,
         "write firmware-address and firmware-size-max, or neither";
+    FIRMWARE_WRONG: Error "firmware-wrong",
+        "the Resource Manager wants whole pages", ALL,
+        "write firmware-address and firmware-size-max as two cells, multiples of 4096";
     FIRMWARE_OVERLAPS: Error "firmware-overlaps",
         "the Resource Manager refuses firmware inside the image's range", ALL,
         "put the firmware below or behind the main region";
@@ -189,7 +192,7 @@ rules! {
         "the Resource Manager chooses one that the guest's devices do not name", ALL,
         "write interrupts, three cells: <0 n trigger>";
     BAD_INTERRUPT: Error "bad-interrupt",
-        "it is no shared peripheral interrupt of three cells: <0 n trigger> with n from 0 to 987, or <2 n trigger> with n from 0 to 1023", ALL,
+        "it is no shared peripheral interrupt of three cells: <0 n trigger> with n from 0 to 987, or <2 n trigger> with n from 0 to 1023, and a trigger of 1, 2, 4 or 8", ALL,
         "write interrupts = <0 n 1> or <0 n 4>";
     BAD_TRIGGER: Warning "bad-trigger",
         "doorbells signal by a rising edge (1) or a high level (4)", ALL,

@@ -24,6 +24,8 @@ const TYPES: [&str; 11] = [
 ];
 const EDGE: u32 = 1;
 const LEVEL: u32 = 4;
+/// Rising and falling edge, high and low level. Other numbers are none.
+const TRIGGERS: [u32; 4] = [EDGE, 2, LEVEL, 8];
 
 /// A shared peripheral interrupt as a tree names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +44,8 @@ impl Interrupt {
             2 => (true, 1024),
             _ => return None,
         };
-        (number < count).then_some(Self { extended, number, trigger: trigger & 0xf })
+        let trigger = trigger & 0xf;
+        (number < count && TRIGGERS.contains(&trigger)).then_some(Self { extended, number, trigger })
     }
 
     /// Whether both are one interrupt, whatever the triggers.
