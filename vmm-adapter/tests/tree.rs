@@ -205,6 +205,15 @@ fn timer_wakeups_follow_the_host() {
         let blob = blob(flavour, &VmConfig::new(1), &GuestTree::default(), plain_ram);
         assert_eq!(described(&blob).no_timer_wakeups, want, "{flavour}");
     }
+    // Not in trusted VMs, whatever the host has.
+    for (kind, want) in [(VmKind::Protected, true), (VmKind::Trusted { vm_id: 45, peripheral_id: 28 }, false)]
+    {
+        let config = VmConfig::new(1).with_kind(kind);
+        let blob = blob(Flavour::Android16, &config, &GuestTree::default(), |vm| {
+            vm.allocate(RAM, 0x40_0000, Sharing::Private).unwrap();
+        });
+        assert_eq!(described(&blob).no_timer_wakeups, want, "{kind:?}");
+    }
 }
 
 #[test]

@@ -28,7 +28,9 @@ pub(super) fn describe(
     let vcpus = tree.begin_node("vcpus")?;
     // Only vCPUs of this kind are run by the host's VCPU_RUN.
     tree.property_string("affinity", "proxy")?;
-    if host.has(Feature::VcpuTimerWakeup) {
+    // Whose vCPUs the host wakes for their timers. Not trusted VMs: VMMs on phones leave it out there.
+    let trusted = matches!(config.kind, VmKind::Trusted { .. });
+    if host.has(Feature::VcpuTimerWakeup) && !trusted {
         tree.property_null("no-timer-wakeups")?;
     }
     tree.end_node(vcpus)?;
