@@ -92,6 +92,9 @@ pub trait Vm: Debug + Send + Sync {
 
     /// Adds the vCPU with this number. Configuring only.
     ///
+    /// The number of a vCPU that was dropped before the start can be used again. On KVM it is the same vCPU then, which KVM does
+    /// not give up: on x86_64 model-specific registers that were written keep their values.
+    ///
     /// # Errors
     /// - [`InvalidArgument`](crate::Error::InvalidArgument): `id` is not below [`VmConfig::vcpus`], or taken.
     /// - [`WrongState`](crate::Error::WrongState), [`Backend`](crate::Error::Backend).

@@ -28,8 +28,11 @@ pub(super) struct Kick {
 // tid, then acting) at least one must see what the other did before.
 impl Kick {
     pub(super) fn new(vcpu: &VcpuFd, run_size: usize) -> io::Result<Self> {
+        let page = sys::ImmediateExit::map(vcpu, run_size)?;
+        // What a kick of an earlier user of the vCPU has left.
+        page.flag().store(0, Ordering::SeqCst);
         Ok(Self {
-            page: sys::ImmediateExit::map(vcpu, run_size)?,
+            page,
             requested: AtomicBool::new(false),
             tid: AtomicI32::new(0),
             acting: AtomicU32::new(0),

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "guest memory is given to the kernel, and the run page is shared with it")]
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU8;
 
@@ -18,6 +18,19 @@ pub(super) fn set_memory(vm: &VmFd, slot: &kvm_userspace_memory_region) -> Resul
     // SAFETY: the mapping is owned by a `MemoryRegion`, of which the backend keeps a clone as long as the guest can use it.
     // The memory is only reached through vm-memory's volatile accesses, so no reference to it exists.
     unsafe { vm.set_user_memory_region(*slot) }
+}
+
+/// A descriptor of the vCPU that outlives `vcpu`.
+pub(super) fn keep_vcpu(vcpu: &VcpuFd) -> io::Result<OwnedFd> {
+    // SAFETY: the descriptor is open as long as `vcpu`, which outlives the borrow.
+    unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) }.try_clone_to_owned()
+}
+
+/// The vCPU of a descriptor that [`keep_vcpu`] made for a vCPU of this VM.
+pub(super) fn kept_vcpu(vm: &VmFd, kept: OwnedFd) -> Result<VcpuFd, kvm_ioctls::Error> {
+    // SAFETY: the descriptor is that of a vCPU of `vm`, so the mapping that is made of it is a run page; it is given away, and the
+    // new vCPU is the only one that closes it.
+    unsafe { vm.create_vcpu_from_rawfd(kept.into_raw_fd()) }
 }
 
 /// The run page's flag that keeps `KVM_RUN` from entering the guest, in a mapping of its own.

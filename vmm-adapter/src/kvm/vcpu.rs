@@ -56,10 +56,10 @@ enum Next {
 
 impl KvmVcpu {
     pub(super) fn create(op: &'static str, vm: &Arc<Shared>, id: u32) -> Result<Self> {
-        let fd = vm.fd.create_vcpu(u64::from(id)).map_err(error::ioctl(op, "KVM_CREATE_VCPU"))?;
-        vm.platform.init_vcpu(op, &vm.fd, &fd, id)?;
-        let run_size = vm.fd.run_size();
-        let kick = Arc::new(Kick::new(&fd, run_size).map_err(error::os(op))?);
+        let fd = vm.open_vcpu(op, id)?;
+        let ready = vm.platform.init_vcpu(op, &vm.fd, &fd, id);
+        let kick = ready.and_then(|()| Kick::new(&fd, vm.fd.run_size()).map_err(error::os(op)));
+        let kick = Arc::new(kick.inspect_err(|_| vm.park_vcpu(id, &fd))?);
         vm.add_kick(&kick);
         Ok(Self { fd, id, kick, prepared: false, vm: Arc::clone(vm) })
     }
@@ -255,7 +255,7 @@ impl Registers for KvmVcpu {
 
 impl Drop for KvmVcpu {
     fn drop(&mut self) {
-        self.vm.forget_vcpu(self.id);
+        self.vm.forget_vcpu(self.id, &self.fd);
     }
 }
 

@@ -1,9 +1,11 @@
 //! A VM of KVM.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{VcpuFd, VmFd};
 use vm_fdt::FdtWriter;
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
@@ -15,7 +17,7 @@ use super::kick::Kick;
 use super::memory::Slots;
 use super::reclaim::KvmReclaim;
 use super::vcpu::KvmVcpu;
-use super::{arch, error, signal};
+use super::{arch, error, signal, sys};
 use crate::boot::BootContext;
 use crate::caps::{Capabilities, Feature};
 use crate::config::{IrqLine, VmConfig};
@@ -37,6 +39,8 @@ pub(super) struct KvmVm {
 /// What a VM and its vCPUs have in common. The order of the fields is the order in which they go: memory last, since the
 /// guest uses it until everything else is closed.
 pub(super) struct Shared {
+    /// vCPUs that were dropped before the start: KVM does not forget them, and takes no second one of their number.
+    parked: Mutex<BTreeMap<u32, OwnedFd>>,
     pub(super) fd: VmFd,
     pub(super) platform: arch::Platform,
     irqs: Mutex<Irqs>,
@@ -69,6 +73,7 @@ impl KvmVm {
         let fd = arch::create_vm(device, &config).map_err(error::ioctl(op, "KVM_CREATE_VM"))?;
         let platform = arch::Platform::create(op, device, &fd, &config)?;
         let shared = Arc::new(Shared {
+            parked: Mutex::default(),
             fd,
             platform,
             irqs: Mutex::default(),
@@ -196,7 +201,7 @@ impl Vm for KvmVm {
         const OP: &str = "start";
         let setup = self.configure(OP)?;
         setup.declared.check_start(OP, boot, &self.shared.config, &self.shared.capabilities)?;
-        // From here on there is no way back.
+        // From here on there is no way back. All vCPUs are there, so none is parked.
         let _ = self.shared.boot.set(*boot);
         let mut irqs = lock(&self.shared.irqs);
         let started =
@@ -251,10 +256,30 @@ impl Shared {
         lock(&self.kicks).push(Arc::downgrade(kick));
     }
 
+    /// A vCPU with this number, which KVM has made now or before.
+    pub(super) fn open_vcpu(&self, op: &'static str, id: u32) -> Result<VcpuFd> {
+        match lock(&self.parked).remove(&id) {
+            Some(kept) => sys::kept_vcpu(&self.fd, kept).map_err(error::ioctl(op, "mmap of the run page")),
+            None => self.fd.create_vcpu(u64::from(id)).map_err(error::ioctl(op, "KVM_CREATE_VCPU")),
+        }
+    }
+
+    /// Keeps a vCPU that is about to be closed, if its number can still be wanted.
+    pub(super) fn park_vcpu(&self, id: u32, vcpu: &VcpuFd) {
+        if self.phase.get() == Phase::Configuring {
+            // No descriptor left: KVM will say EEXIST, should the number be wanted again.
+            if let Ok(kept) = sys::keep_vcpu(vcpu) {
+                lock(&self.parked).insert(id, kept);
+            }
+        }
+    }
+
     /// Takes a vCPU that is gone off the lists.
-    pub(super) fn forget_vcpu(&self, id: u32) {
+    pub(super) fn forget_vcpu(&self, id: u32, vcpu: &VcpuFd) {
         lock(&self.kicks).retain(|kick| kick.strong_count() > 0);
-        self.setup().declared.remove_vcpu(id);
+        let mut setup = self.setup();
+        self.park_vcpu(id, vcpu);
+        setup.declared.remove_vcpu(id);
     }
 }
 

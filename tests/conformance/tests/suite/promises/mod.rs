@@ -34,6 +34,7 @@ pub const ALL: &[Promise] = promises![
     phases::calls_in_the_wrong_phase_are_refused,
     phases::a_bad_start_leaves_the_vm_configurable,
     phases::vcpus_are_those_declared,
+    phases::a_dropped_vcpu_can_be_made_again,
     io::loads_and_stores_of_all_widths,
     io::unclaimed_loads,
     io::unclaimed_stores,

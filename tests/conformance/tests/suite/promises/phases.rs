@@ -1,5 +1,6 @@
 //! Capabilities and phases.
 
+use conformance::asm::Width;
 use vm_fdt::FdtWriter;
 use vm_memory::GuestAddress;
 use vmm_adapter::{
@@ -7,7 +8,7 @@ use vmm_adapter::{
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::mailbox::mailbox;
+use crate::mailbox::{MAILBOX, mailbox};
 use crate::rig::{self, RAM, Rig, boot, guest};
 use crate::target::Probe;
 
@@ -143,4 +144,29 @@ pub fn vcpus_are_those_declared(hypervisor: &dyn Hypervisor, _: &Probe) {
     let second = rig.vm.create_vcpu(1).unwrap();
     rig.vm.start(&boot()).unwrap();
     drop(second);
+}
+
+/// The number of a vCPU that was dropped is free again until the start, as often as one likes; the new one runs as any does.
+pub fn a_dropped_vcpu_can_be_made_again(hypervisor: &dyn Hypervisor, _: &Probe) {
+    let mut program = guest(hypervisor);
+    program.store_at(Width::Word, MAILBOX, 7).power_off();
+    let mut rig = Rig::new(hypervisor, 2, &[], &program);
+    for id in [1, 0, 0, 1] {
+        let kicker = rig.vcpus.remove(id).kicker();
+        // This one is not there any more.
+        kicker.kick();
+        rig.write_tree();
+        let refused = rig.vm.start(&boot());
+        assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{id} is not there: {refused:?}");
+        rig.vcpus.insert(id, rig.vm.create_vcpu(id as u32).unwrap());
+    }
+    let mut rig = rig.start();
+    let refused = rig.vm.create_vcpu(1);
+    assert!(matches!(refused, Err(Error::WrongState { .. })), "{refused:?}");
+    let io = mailbox();
+    rig.run_to_the_end(&io);
+    assert_eq!(io.stores(), [(MAILBOX, 4, 7)]);
+    for vcpu in &mut rig.vcpus {
+        rig::assert_off(&*rig.vm, vcpu.run(&io).unwrap());
+    }
 }
