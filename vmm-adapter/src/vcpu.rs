@@ -26,7 +26,9 @@ pub struct ExitDetails {
     /// What it means.
     pub cause: ExitCause,
     /// The number of the exit type. Gunyah: 0 asked for, 1 SYSTEM_OFF, 2 SYSTEM_RESET, 3 SYSTEM_RESET2, 4 watchdog,
-    /// 5 hypervisor or software error, 6 asynchronous hardware error, 7 stopped by the host. `None` when there was none.
+    /// 5 hypervisor or software error, 6 asynchronous hardware error, 7 stopped by the host. KVM, its numbers of exits: 8 shutdown (a
+    /// triple fault), 9 the processor refused to enter, 17 an internal error, 24 a system event, 28 an access that the processor does not
+    /// describe, with the address of the instruction as the reason. `None` when there was none.
     pub raw_type: Option<u16>,
     /// How many bytes of reason there were. May be more than the eight that arrive.
     pub reason_size: u32,
@@ -114,6 +116,10 @@ pub trait Vcpu: Debug + Send {
     ///
     /// Every vCPU's thread can be started at once: a vCPU that is off waits inside.
     /// After the VM's end every call gives the same exit again, on every vCPU.
+    ///
+    /// A guest that does what cannot be carried out for it is [`VcpuExit::Crashed`], and the end of its VM. On arm64 that may be an
+    /// access to a device by an instruction that the processor does not describe: of a pair of registers, or with write-back. Drivers
+    /// that go by the rules, Linux's for example, have no such instructions.
     ///
     /// # Errors
     /// - [`WrongState`](crate::Error::WrongState): the VM is not started, or its start failed.

@@ -142,13 +142,15 @@ pub(super) fn inject_fault(op: &'static str, vcpu: &VcpuFd) -> Result<()> {
     vcpu.set_vcpu_events(&events).map_err(error::ioctl(op, "KVM_SET_VCPU_EVENTS"))
 }
 
-/// What `KVM_RUN` refused.
-pub(super) fn run_error(op: &'static str, refused: kvm_ioctls::Error) -> Error {
-    if refused.errno() == libc::ENOSYS {
-        let why = "the guest accessed a device by an instruction that the processor does not describe (a pair, a write-back)";
-        return Error::invalid(op, why);
-    }
-    error::ioctl(op, "KVM_RUN")(refused)
+/// Whether `KVM_RUN` refused since the guest accessed a device by an instruction that the processor does not describe. That of
+/// a pair and of one with write-back, for example, has no syndrome.
+pub(super) fn is_undescribed(refused: &kvm_ioctls::Error) -> bool {
+    refused.errno() == libc::ENOSYS
+}
+
+/// Where the guest is.
+pub(super) fn program_counter(op: &'static str, vcpu: &VcpuFd) -> Result<u64> {
+    get_register(op, vcpu, ARM64_PC)
 }
 
 /// The width of a register in bytes, if it is one that a number holds.

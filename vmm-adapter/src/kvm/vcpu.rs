@@ -22,6 +22,8 @@ mod exit_reason {
     pub(super) const FAIL_ENTRY: u16 = 9;
     pub(super) const INTERNAL_ERROR: u16 = 17;
     pub(super) const SYSTEM_EVENT: u16 = 24;
+    /// "No instruction syndrome valid": the exit that KVM makes of it where a VMM wants one. Here it is an errno.
+    pub(super) const ARM_NISV: u16 = 28;
 }
 
 /// Types of system events.
@@ -52,6 +54,8 @@ enum Next {
     Leave(VcpuExit),
     End(VcpuExit),
     InternalError,
+    /// The guest did what nobody can carry out for it.
+    Undescribed,
 }
 
 impl KvmVcpu {
@@ -107,7 +111,8 @@ impl KvmVcpu {
                     }
                     // x86_64: an application processor has been told where to start.
                     libc::EAGAIN => Next::Run,
-                    _ => return Err(arch::run_error(OP, refused)),
+                    _ if arch::is_undescribed(&refused) => Next::Undescribed,
+                    _ => return Err(error::ioctl(OP, "KVM_RUN")(refused)),
                 },
             };
             match next {
@@ -120,6 +125,10 @@ impl KvmVcpu {
                     let suberror = sys::internal_error(&mut self.fd);
                     let crash = crashed(exit_reason::INTERNAL_ERROR, u64::from(suberror), 4);
                     return Ok(self.vm.ended(crash));
+                }
+                Next::Undescribed => {
+                    let pc = arch::program_counter(OP, &self.fd)?;
+                    return Ok(self.vm.ended(crashed(exit_reason::ARM_NISV, pc, 8)));
                 }
             }
         }

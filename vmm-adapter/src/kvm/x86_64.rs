@@ -139,9 +139,14 @@ pub(super) fn inject_fault(op: &'static str, _vcpu: &VcpuFd) -> Result<()> {
     Err(Error::invalid(op, "x86_64 has no fault for an access that nobody claims"))
 }
 
-/// What `KVM_RUN` refused.
-pub(super) fn run_error(op: &'static str, refused: kvm_ioctls::Error) -> Error {
-    error::ioctl(op, "KVM_RUN")(refused)
+/// Never: KVM decodes the instructions itself, and one that it cannot decode is an internal error of its.
+pub(super) fn is_undescribed(_refused: &kvm_ioctls::Error) -> bool {
+    false
+}
+
+/// Where the guest is.
+pub(super) fn program_counter(op: &'static str, vcpu: &VcpuFd) -> Result<u64> {
+    get_regs(op, vcpu).map(|regs| regs.rip)
 }
 
 fn get_sregs(op: &'static str, vcpu: &VcpuFd) -> Result<kvm_sregs> {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use conformance::asm::{Width, psci};
-use vmm_adapter::{Backend, ExitCause, Feature, Hypervisor, IoHandler, Phase, VcpuExit};
+use vmm_adapter::{Backend, ExitCause, Feature, GuestArch, Hypervisor, IoHandler, Phase, VcpuExit};
 
 use crate::mailbox::{MAILBOX, Mailbox, mailbox};
 use crate::rig::{self, RAM, Rig, guest};
@@ -77,6 +77,33 @@ pub fn a_crash_keeps_the_raw_words(hypervisor: &dyn Hypervisor, probe: &Probe) {
     } else {
         // KVM's number of the exit "shutdown".
         assert_eq!(details.raw_type, Some(8));
+    }
+}
+
+/// A load of two registers from a device is nothing that a processor describes, so nobody can carry it out.
+pub fn an_access_that_cannot_be_carried_out_ends_the_vm(hypervisor: &dyn Hypervisor, probe: &Probe) {
+    let caps = hypervisor.capabilities();
+    if caps.guest_arch() != GuestArch::Arm64 {
+        return probe.inapplicable("this processor's accesses can all be carried out");
+    }
+    let is_kvm = caps.backend() == Backend::Kvm;
+    if !is_kvm && probe.objects().is_none() {
+        return probe.inapplicable("what the hypervisor does then was not seen");
+    }
+    let mut program = guest(hypervisor);
+    program.mov(1, MAILBOX);
+    let place = RAM + program.offset();
+    program.word(0x2940_0c22);
+    let mut rig = Rig::one(hypervisor, &program);
+    for _ in 0..2 {
+        let exit = rig.vcpus[0].run(&mailbox()).unwrap();
+        let VcpuExit::Crashed(details) = exit else { panic!("{exit:?}") };
+        assert_eq!(details.cause, ExitCause::Fault);
+        assert_eq!(details.raw_type, Some(if is_kvm { 28 } else { 5 }));
+        if is_kvm {
+            assert_eq!(details.reason(), place.to_le_bytes());
+        }
+        assert_eq!(rig.vm.phase(), Phase::Stopped);
     }
 }
 

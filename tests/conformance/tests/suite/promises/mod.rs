@@ -58,6 +58,7 @@ pub const ALL: &[Promise] = promises![
     exits::power_off_ends_every_vcpu_for_good,
     exits::reset_is_told_from_power_off,
     exits::a_crash_keeps_the_raw_words,
+    exits::an_access_that_cannot_be_carried_out_ends_the_vm,
     exits::secondary_cpus_come_up_and_go,
     memory::regions_must_fit,
     memory::memory_is_what_host_and_guest_see,
