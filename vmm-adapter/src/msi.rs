@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use vm_memory::GuestAddress;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::bus::MmioDevice;
 use crate::config::{IrqLine, MsiPool};
@@ -66,11 +66,18 @@ impl MsiFrame {
     /// Bytes that the frame takes in the guest's address space.
     pub const SIZE: u64 = 0x1000;
 
-    /// Binds every line of the VM's pool. Configuring and running; what is signalled before the start is lost.
+    /// Binds every line of the VM's pool: on Gunyah to the doorbells that the tree declares, on KVM to the interrupt controller.
+    /// Configuring and running; what is signalled before the start is lost. The frame does not keep the VM.
     ///
     /// # Errors
-    /// [`InvalidArgument`](crate::Error::InvalidArgument): the VM was made without a pool, or one of its lines is bound
-    /// already. What [`Vm::register_irqfd`] answers; nothing stays bound then.
+    /// - [`InvalidArgument`](crate::Error::InvalidArgument): the VM was made without a pool, or one of its lines is bound
+    ///   already.
+    /// - [`WrongState`](crate::Error::WrongState): the VM has ended.
+    /// - [`Backend`](crate::Error::Backend): what [`Vm::register_irqfd`] answers, or no more file descriptors (EMFILE): each line
+    ///   has one.
+    ///
+    /// Nothing stays bound then. That a hypervisor has no pools ([`Feature::MsiPool`](crate::Feature::MsiPool)), as KVM on x86_64, is
+    /// said when the VM is made.
     pub fn new(vm: &Arc<dyn Vm>) -> Result<Self> {
         let Some(pool) = vm.config().msi else {
             return Err(Error::invalid("MsiFrame::new", "the VM has no MsiPool"));
@@ -84,7 +91,7 @@ impl MsiFrame {
         };
         for spi in pool.base..pool.base.saturating_add(pool.count) {
             let line = IrqLine::edge(spi);
-            let event = EventFd::new(EFD_NONBLOCK)
+            let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
                 .map_err(|source| Error::Backend { op: "eventfd", source: Box::new(source) })?;
             vm.register_irqfd(&event, line)?;
             frame.lines.push(Line { line, event });

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::bail;
 use conformance::interrupts::{SPECIAL, mailbox};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Log;
 use super::interrupt::InterruptGroup;
@@ -127,7 +127,7 @@ impl Panel {
         memory: GuestMemoryMmap,
         log: Log,
     ) -> anyhow::Result<Self> {
-        let event = || EventFd::new(EFD_NONBLOCK);
+        let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
         let doorbells = [
             (panel::NOTIFY_ANY, None, event()?),
             (panel::NOTIFY_32, Some(DataMatch::DataMatch32(panel::MATCH)), event()?),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::hypervisor::vm::{InterruptSourceConfig, IrqRoutingEntry, Vm};
 
@@ -41,7 +41,11 @@ impl InterruptManager {
     /// Makes the interrupts of a device, with GSIs from this one on.
     pub(super) fn group(self: &Arc<Self>, first_gsi: u32, count: u32) -> anyhow::Result<InterruptGroup> {
         let make = |gsi| {
-            anyhow::Ok(Interrupt { gsi, event: EventFd::new(EFD_NONBLOCK)?, enabled: Mutex::default() })
+            anyhow::Ok(Interrupt {
+                gsi,
+                event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+                enabled: Mutex::default(),
+            })
         };
         let interrupts = (first_gsi..first_gsi + count).map(make).collect::<anyhow::Result<_>>()?;
         Ok(InterruptGroup { manager: Arc::clone(self), interrupts })
