@@ -104,8 +104,6 @@ pub enum Feature {
     DirtyLog,
     /// An MMIO access that no device claims becomes a fault in the guest.
     MmioFault,
-    /// The VMM can start the guest again in the same VM.
-    Reset,
     /// Message-signalled interrupts by way of a GICv2m frame ([`VmConfig::msi`](crate::VmConfig::msi)).
     MsiPool,
     /// VMs of Qualcomm's trusted kind ([`VmKind::Trusted`](crate::VmKind::Trusted)).
@@ -123,7 +121,7 @@ pub enum Feature {
 
 impl Feature {
     /// Every feature that this crate knows, in the order of their declaration.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 16] = [
         Self::Registers,
         Self::Unmap,
         Self::PlainVm,
@@ -134,7 +132,6 @@ impl Feature {
         Self::BootContext,
         Self::DirtyLog,
         Self::MmioFault,
-        Self::Reset,
         Self::MsiPool,
         Self::TrustedVm,
         Self::ReservedMemory,
@@ -161,7 +158,6 @@ impl fmt::Display for Feature {
             Self::BootContext => "an entry point other than the start of the main memory region",
             Self::DirtyLog => "dirty-page tracking",
             Self::MmioFault => "guest faults for unclaimed MMIO",
-            Self::Reset => "reset in place",
             Self::MsiPool => "a pool of message-signalled interrupts (GICv2m)",
             Self::TrustedVm => "trusted VMs",
             Self::ReservedMemory => "guest memory from a reserved region",

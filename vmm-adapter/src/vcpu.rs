@@ -14,7 +14,7 @@ pub enum VcpuExit {
     Interrupted,
     /// The guest turned itself off, or the host ended it.
     PowerOff(ExitDetails),
-    /// The guest wants to start again. A new VM does that where [`Feature::Reset`](crate::Feature::Reset) is missing.
+    /// The guest wants to start again. A new VM does that, on every backend: lent memory cannot be filled again.
     Reset(ExitDetails),
     /// The guest, or the hypervisor for it, gave up.
     Crashed(ExitDetails),

@@ -16,7 +16,7 @@
 //! The kernels take a region's access rights, and the hypervisor keeps the guest to them; crosvm, for one, gives Gunyah no read-only
 //! regions, so hardly anybody has tried that on phones.
 //!
-//! No flavour has registers, dirty-page tracking, memory that comes back, or a reset in place.
+//! No flavour has registers, dirty-page tracking, or memory that comes back.
 
 mod error;
 mod exit;
@@ -160,4 +160,17 @@ fn capabilities(host: &gunyah_ioctls::Features, config: &VmConfig) -> Capabiliti
     ];
     let features = offered.into_iter().filter(|(_, has)| *has).map(|(feature, _)| feature);
     Capabilities::new(Backend::Gunyah, GuestArch::Arm64, features, config.max_vcpus, config.guest_phys_bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_feature_has_a_backend() {
+        let kvm_only = [Feature::Registers, Feature::Unmap, Feature::DirtyLog, Feature::PortIo];
+        let elsewhere: Vec<_> =
+            Feature::ALL.into_iter().filter(|feature| !SOMEWHERE.contains(feature)).collect();
+        assert_eq!(elsewhere, kvm_only);
+    }
 }
