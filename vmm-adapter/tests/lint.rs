@@ -6,6 +6,10 @@ mod tree;
 
 use std::collections::BTreeSet;
 
+#[cfg(feature = "gunyah")]
+use fake_gunyah::Fake;
+use fake_gunyah::flavour::{Differences, Pinning};
+use fake_gunyah::{Flavour, Host, rm};
 use tree::{Node, cells, empty, number, text};
 use vmm_adapter::fdt::lint::{Expect, ExpectedRegion, RULES, Severity, lint};
 use vmm_adapter::{IrqLine, Sharing};
@@ -144,6 +148,15 @@ const SHM: &str = "gunyah-vm-config/vdevices/shm-1";
 const CASES: &[(&str, Break)] = &[
     ("hypervisor-exists", |t, _| t.children.push(Node::new("hypervisor"))),
     ("memory-name", |t, _| t.at("memory").name = "memory@80000000".into()),
+    ("root-cells", |t, _| t.set("#address-cells", cells(&[3]))),
+    ("root-cells", |t, e| {
+        t.set("#size-cells", cells(&[1]));
+        e.regions.clear();
+        for (name, size) in [("size-min", SIZE), ("size-max", 9 << 30)] {
+            t.at(MEMORY).set(name, number(size));
+        }
+        t.at(MEMORY).set("size-min", number(8 << 30));
+    }),
     ("no-config", |t, e| {
         t.remove(CONFIG);
         *e = Expect::default();
@@ -280,6 +293,7 @@ const CASES: &[(&str, Break)] = &[
     ("fdt-outside-memory", |_, e| e.fdt = Some(0x1000)),
     ("entry-outside-image", |_, e| e.entry = Some(POOL)),
     ("entry-not-first", |_, e| e.entry = Some(RAM + 0x1000)),
+    ("image-shared", |_, e| e.regions[0].sharing = Sharing::Shared),
     ("label-not-zero", |_, e| e.regions[0].label = 7),
     ("initrd-outside-memory", |t, _| t.at("chosen").set("linux,initrd-end", number(POOL + 2 * POOL_SIZE))),
     ("initrd-outside-memory", |t, _| t.at("chosen").set("linux,initrd-end", number(RAM))),
@@ -352,7 +366,7 @@ fn firmware_must_not_be_where_the_image_is_moved_to() {
     tree.at(MEMORY).set("firmware-size-max", number(0x1000));
     let found = codes(&buffer(&tree), &Expect::default());
     assert_eq!(found, ["firmware-overlaps", "base-rounded"]);
-    assert!(fake_gunyah::rm::read_vm_config(&buffer(&tree)).is_err());
+    assert!(rm::read_vm_config(&buffer(&tree)).is_err());
 }
 
 #[test]
@@ -364,6 +378,57 @@ fn a_shared_parcel_must_be_there() {
     assert_eq!(codes(&buffer(&tree), &expect), ["shm-without-region", "shared-without-shm"]);
 }
 
+/// A warning where the host is not known is an error where the start is refused, and says so.
+#[test]
+fn what_is_refused_is_an_error_there() {
+    let (mut tree, mut expect) = (good(), expect());
+    tree.remove(SHM);
+    for (flavour, severity) in [
+        (None, Severity::Warning),
+        (Some("android14"), Severity::Error),
+        (Some("open-2023"), Severity::Error),
+        (Some("android16"), Severity::Warning),
+    ] {
+        expect.flavour = flavour.map(str::to_owned);
+        let found = lint(&buffer(&tree), &expect);
+        assert_eq!((found[0].rule.code, found[0].severity), ("shared-without-shm", severity), "{flavour:?}");
+        let text = found[0].to_string();
+        assert!(text.starts_with(&format!("{severity}[shared-without-shm]")), "{text}");
+        assert_eq!(text.contains("an error on android14-early"), severity == Severity::Warning, "{text}");
+    }
+}
+
+#[test]
+fn a_main_region_that_is_reserved_must_fit_there() {
+    let (mut tree, mut expect) = (good(), expect());
+    expect.regions[0].label = 7;
+    assert_eq!(codes(&buffer(&tree), &expect), ["label-not-zero"]);
+    let reserved = tree.at("reserved-memory");
+    reserved.set("ranges", empty());
+    reserved.set("#size-cells", cells(&[0]));
+    assert_eq!(codes(&buffer(&tree), &expect), ["root-cells", "label-not-zero"]);
+}
+
+#[test]
+fn room_is_wanted_for_each_doorbell() {
+    let mut tree = good();
+    for label in 0x100..0x128 {
+        let mut bell = tree.at(BELL).clone();
+        bell.name = format!("bell-{label:x}");
+        bell.set("generate", text(&format!("/hypervisor/bell-{label:x}")));
+        bell.set("label", cells(&[label]));
+        bell.set("interrupts", cells(&[0, label, 1]));
+        tree.at("gunyah-vm-config/vdevices").children.push(bell);
+    }
+    let mut blob = tree.blob();
+    // A page and up to another one is left, and more is wanted.
+    let page = blob.len().next_multiple_of(4096);
+    blob.resize(page + 4096, 0);
+    assert_eq!(codes(&blob, &expect()), ["no-room"]);
+    blob.resize(page + 4 * 4096, 0);
+    assert_eq!(codes(&blob, &expect()), [""; 0]);
+}
+
 #[test]
 fn findings_of_other_flavours_are_left_out() {
     let (mut tree, mut expect) = (good(), expect());
@@ -373,7 +438,9 @@ fn findings_of_other_flavours_are_left_out() {
         (None, &["entry-not-first", "shm-not-optional"][..]),
         (Some("android14"), &["entry-not-first"]),
         (Some("android16"), &["shm-not-optional"]),
-        (Some("v17"), &[]),
+        (Some("v17"), &["shm-not-optional"]),
+        (Some("v11"), &["entry-not-first"]),
+        (Some("open-2023"), &["entry-not-first"]),
     ] {
         expect.flavour = flavour.map(str::to_owned);
         assert_eq!(codes(&buffer(&tree), &expect), expected, "{flavour:?}");
@@ -531,11 +598,8 @@ fn what_the_resource_manager_refuses_has_a_finding() {
             spoil(&mut tree, &mut random);
         }
         let buffer = buffer(&tree);
-        let errors: Vec<_> = lint(&buffer, &Expect::default())
-            .into_iter()
-            .filter(|finding| finding.rule.severity == Severity::Error)
-            .collect();
-        match fake_gunyah::rm::read_vm_config(&buffer) {
+        let errors = errors(&buffer, &Expect::default());
+        match rm::read_vm_config(&buffer) {
             Ok(_) => accepted += u32::from(errors.is_empty()),
             Err(error) => {
                 refused += 1;
@@ -545,4 +609,162 @@ fn what_the_resource_manager_refuses_has_a_finding() {
     }
     println!("{refused} trees refused, all with a finding; {accepted} accepted by both");
     assert!(refused > 1000 && accepted > 1000);
+}
+
+fn errors(buffer: &[u8], expect: &Expect) -> Vec<&'static str> {
+    let found = lint(buffer, expect).into_iter().filter(|finding| finding.severity == Severity::Error);
+    found.map(|finding| finding.rule.code).collect()
+}
+
+/// The flavours and hosts that can run guests, with what they do.
+fn hosts() -> Vec<(&'static str, Differences)> {
+    let flavours = Flavour::ALL.into_iter().filter(|flavour| *flavour != Flavour::Vendor);
+    let flavours = flavours.map(|flavour| (flavour.name(), flavour.differences()));
+    flavours.chain(Host::ALL.map(|host| (host.name(), host.differences()))).collect()
+}
+
+fn lends(host: &Differences) -> bool {
+    host.lend || host.guest_memory
+}
+
+/// The memory of a VM as this host's kernel hands it to the Resource Manager.
+fn parcels(host: &Differences, expect: &Expect) -> Vec<rm::Parcel> {
+    let labels = host.user_memory && host.pinning != Pinning::OnDemand;
+    let parcel = |region: &ExpectedRegion| rm::Parcel {
+        label: labels.then_some(region.label),
+        range: rm::Range { address: region.addr, size: region.size },
+        lent: region.sharing == Sharing::Private,
+        image: (region.addr..region.addr + region.size).contains(&expect.fdt.unwrap()),
+    };
+    expect.regions.iter().map(parcel).collect()
+}
+
+/// Why a start of this VM fails on this host, if it does.
+fn refusal(host: &Differences, buffer: &[u8], expect: &Expect) -> Option<String> {
+    let parcels = parcels(host, expect);
+    if !host.user_memory && host.shared_dtb_fails && parcels.iter().any(|parcel| parcel.image && !parcel.lent)
+    {
+        return Some("the kernel: the devicetree is in a file that is shared".to_owned());
+    }
+    let resource_manager = || {
+        let vm = rm::read_vm_config(buffer)?;
+        rm::check_parcels(&vm, &parcels, host.rm_takes_shared_image)?;
+        rm::write_overlay(buffer, &vm, &parcels, host.rm_largest_tree)
+    };
+    resource_manager().err().map(|error| error.to_string())
+}
+
+/// A VM of random memory, and a tree with random faults, on a random host.
+fn any_vm(host: &Differences, random: &mut Random) -> (Vec<u8>, Expect) {
+    let (mut tree, mut expect) = (good(), expect());
+    expect.entry = None;
+    if !lends(host) || random.below(4) == 0 {
+        expect.regions[0].sharing = Sharing::Shared;
+    }
+    match random.below(8) {
+        0 => expect.regions[0].label = 7,
+        1 => drop(expect.regions.pop()),
+        2 => expect.regions[1].label = 2,
+        3 => expect.regions[1].sharing = expect.regions[0].sharing,
+        4 => tree.at(SHM).at("memory").unset("optional"),
+        5 => tree.remove(SHM),
+        _ => {}
+    }
+    for _ in 0..random.below(3) {
+        spoil(&mut tree, random);
+    }
+    if random.below(4) == 0 {
+        tree.properties.push(("ballast".into(), vec![0; random.below(18 << 10)]));
+    }
+    if random.below(8) == 0 {
+        let vdevices = tree.children.iter_mut().filter(|node| node.name == CONFIG);
+        let vdevices = vdevices.flat_map(|config| &mut config.children);
+        for vdevices in vdevices.filter(|node| node.name == "vdevices") {
+            for label in 0x100..0x100 + random.below(60) as u32 {
+                let mut bell = good().at(BELL).clone();
+                bell.name = format!("bell-{label:x}");
+                bell.set("generate", text(&format!("/hypervisor/bell-{label:x}")));
+                bell.set("label", cells(&[label]));
+                bell.set("interrupts", cells(&[0, label, 1]));
+                vdevices.children.push(bell);
+            }
+        }
+    }
+    let mut buffer = tree.blob();
+    let room = [0, 0x800, 0x1000, 0x2000, 0x4000][random.below(5)];
+    buffer.resize((buffer.len() + room).next_multiple_of(4096), 0);
+    (buffer, expect)
+}
+
+/// On each host what it refuses has a finding that is an error there, the whole start considered: the reading of the tree, the
+/// memory that comes with it, and the room for what is added.
+#[test]
+fn what_a_host_refuses_has_an_error_there() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for (name, host) in hosts() {
+        let (mut refused, mut accepted) = (0, 0);
+        for number in 0..1500 {
+            let (buffer, mut expect) = any_vm(&host, &mut random);
+            expect.flavour = Some(name.to_owned());
+            let errors = errors(&buffer, &expect);
+            match refusal(&host, &buffer, &expect) {
+                None => accepted += u32::from(errors.is_empty()),
+                Some(why) => {
+                    refused += 1;
+                    let all = lint(&buffer, &expect);
+                    assert!(
+                        !errors.is_empty(),
+                        "{name}, VM {number}: {why}\n{:#?}\n{all:#?}",
+                        expect.regions
+                    );
+                }
+            }
+        }
+        println!("{name}: {refused} VMs refused, all with an error; {accepted} accepted by both");
+        assert!(refused > 150 && accepted > 150, "{name}: {refused} {accepted}");
+    }
+}
+
+/// Those without an error do start, in the fake kernel as well.
+#[cfg(feature = "gunyah")]
+#[test]
+fn what_has_no_error_starts() {
+    use vm_memory::GuestAddress;
+    use vmm_adapter::gunyah::Gunyah;
+    use vmm_adapter::{BootContext, Hypervisor, VmConfig, VmKind};
+
+    let mut random = Random(0x0123_4567_89ab_cdef);
+    let fakes = Flavour::ALL.into_iter().filter(|flavour| *flavour != Flavour::Vendor);
+    let fakes =
+        fakes.map(|flavour| (flavour.name(), flavour.differences(), Fake::builder().flavour(flavour)));
+    let hosts = Host::ALL.map(|host| (host.name(), host.differences(), Fake::builder().host(host)));
+    for (name, host, fake) in fakes.chain(hosts) {
+        let fake = fake.build().unwrap();
+        fake.run(|_| {
+            let gunyah = Gunyah::open().unwrap();
+            let mut started = 0;
+            while started < 25 {
+                let (buffer, mut expect) = any_vm(&host, &mut random);
+                expect.flavour = Some(name.to_owned());
+                let [main, pool] = expect.regions[..] else { continue };
+                let labels = (main.label, pool.label) == (0, 1);
+                let is_plain = main.sharing == Sharing::Shared;
+                if !labels || !errors(&buffer, &expect).is_empty() {
+                    continue;
+                }
+                let kind = if is_plain { VmKind::Plain } else { VmKind::Protected };
+                // Plain VMs that start, and of which nobody promises that they run.
+                let Ok(vm) = gunyah.create_vm(&VmConfig::new(2).with_kind(kind)) else { continue };
+                let ram = vm.allocate(GuestAddress(main.addr), main.size, main.sharing).unwrap();
+                vm.allocate(GuestAddress(pool.addr), pool.size, pool.sharing).unwrap();
+                let fdt = GuestAddress(RAM + SIZE - 0x1_0000);
+                ram.write(fdt, &buffer).unwrap();
+                let _vcpus = [0, 1].map(|id| vm.create_vcpu(id).unwrap());
+                let boot = BootContext { entry: GuestAddress(RAM), fdt, fdt_size: buffer.len() as u64 };
+                vm.start(&boot).unwrap_or_else(|error| panic!("{name}: {}", error.chain()));
+                started += 1;
+            }
+        })
+        .unwrap();
+    }
 }

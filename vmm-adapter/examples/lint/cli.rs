@@ -26,7 +26,7 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with = "file")]
     pub(crate) rules: bool,
 
-    /// Only what holds on this flavour
+    /// Only what holds on this flavour or host, and what it refuses as an error
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(FLAVOURS))]
     flavour: Option<String>,
 
@@ -55,7 +55,8 @@ pub(crate) struct Options {
     firmware: bool,
 }
 
-const FLAVOURS: [&str; 6] = ["v11", "android14-early", "android14", "android15", "android16", "v17"];
+const FLAVOURS: [&str; 8] =
+    ["v11", "android14-early", "android14", "android15", "android16", "v17", "open-2023", "open-2023-debug"];
 
 const AFTER_HELP: &str = "\
 Numbers are decimal, or hexadecimal with 0x.

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
 fn as_json(finding: &Finding) -> serde_json::Value {
     serde_json::json!({
         "code": finding.rule.code,
-        "severity": finding.rule.severity.to_string(),
+        "severity": finding.severity.to_string(),
         "node": finding.node,
         "property": finding.property,
         "detail": finding.detail,
@@ -50,7 +50,7 @@ fn as_json(finding: &Finding) -> serde_json::Value {
 }
 
 fn report(out: &mut impl Write, findings: &[Finding], json: bool) -> std::io::Result<u8> {
-    let errors = findings.iter().filter(|finding| finding.rule.severity == Severity::Error).count();
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
     if json {
         let all: Vec<_> = findings.iter().map(as_json).collect();
         writeln!(out, "{:#}", serde_json::Value::Array(all))?;
@@ -76,6 +76,7 @@ fn rules(out: &mut impl Write, json: bool) -> std::io::Result<()> {
                     "severity": rule.severity.to_string(),
                     "why": rule.why,
                     "flavours": rule.flavours,
+                    "refused_on": rule.refused_on,
                     "fix": rule.fix,
                 })
             })

@@ -121,7 +121,7 @@ impl AdapterVm {
         let findings = tree.map(|tree| lint(tree, &expect)).unwrap_or_default();
         let errors: Vec<_> = findings
             .iter()
-            .filter(|finding| finding.rule.severity == Severity::Error)
+            .filter(|finding| finding.severity == Severity::Error)
             .map(|finding| format!("\n{finding}"))
             .collect();
         let found = match errors.len() {

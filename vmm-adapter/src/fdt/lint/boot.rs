@@ -23,6 +23,10 @@ fn check_placement(expect: &Expect, findings: &mut Findings) {
         }
         return;
     };
+    if image.sharing == Sharing::Shared {
+        let detail = format!("the region at {:#x} is shared", image.addr);
+        findings.node(&rules::IMAGE_SHARED, "/", detail);
+    }
     if image.label != 0 && expect.fdt.is_some() {
         let detail = format!("the region at {:#x} has the label {}", image.addr, image.label);
         findings.node(&rules::LABEL_NOT_ZERO, "/", detail);

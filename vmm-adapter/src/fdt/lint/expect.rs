@@ -31,8 +31,9 @@ impl ExpectedRegion {
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expect {
-    /// The flavour of the host, by its name (`android15`): findings that do not hold there are left out. `None`: every
-    /// flavour.
+    /// The flavour of the host, by its name (`android15`), or a host with the open Resource Manager of December 2023: `open-2023`,
+    /// its production build, or `open-2023-debug`. Findings that do not hold there are left out, and what it refuses is an error.
+    /// `None`: every flavour.
     pub flavour: Option<String>,
     /// The regions of guest memory.
     pub regions: Vec<ExpectedRegion>,

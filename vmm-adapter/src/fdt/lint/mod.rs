@@ -18,6 +18,8 @@
 //!
 //! Alone, a tree is checked against itself. [`Expect`] adds what the VMM does beside it: its regions, lines and vCPUs.
 //!
+//! What a host refuses is an error for that host ([`Expect::flavour`]), and may be a warning where the host is not known.
+//!
 //! The rules are data: see [`RULES`]. They come from the open Resource Manager of December 2023, from a host that runs it, and from
 //! what users of phones report. The Resource Managers on phones are closed and newer; they may refuse more.
 
@@ -43,6 +45,8 @@ use blob::{Node, Tree};
 pub struct Finding {
     /// Which rule the tree breaks: its code, why it matters, where it holds, and what to do.
     pub rule: &'static Rule,
+    /// How bad it is on the host that was asked for.
+    pub severity: Severity,
     /// The path of the node.
     pub node: String,
     /// The property, if it is about one.
@@ -54,12 +58,16 @@ pub struct Finding {
 impl fmt::Display for Finding {
     /// Three lines: what is wrong where, why it matters, and what to do.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}[{}] {}", self.rule.severity, self.rule.code, self.node)?;
+        write!(f, "{}[{}] {}", self.severity, self.rule.code, self.node)?;
         if let Some(property) = &self.property {
             write!(f, " {property}")?;
         }
         writeln!(f, ": {}", self.detail)?;
-        writeln!(f, "  why: {} ({})", self.rule.why, self.rule.flavours)?;
+        write!(f, "  why: {} ({}", self.rule.why, self.rule.flavours)?;
+        if self.severity == Severity::Warning && !self.rule.refused_on.is_empty() {
+            write!(f, "; an error on {}", self.rule.refused_on)?;
+        }
+        writeln!(f, ")")?;
         write!(f, "  fix: {}", self.rule.fix)
     }
 }
@@ -71,13 +79,19 @@ struct Findings(Vec<Finding>);
 impl Findings {
     /// Notes a finding about a node.
     fn node(&mut self, rule: &'static Rule, node: &str, detail: impl Into<String>) {
-        self.0.push(Finding { rule, node: node.to_owned(), property: None, detail: detail.into() });
+        self.0.push(Finding {
+            rule,
+            severity: rule.severity,
+            node: node.to_owned(),
+            property: None,
+            detail: detail.into(),
+        });
     }
 
     /// Notes a finding about a property.
     fn property(&mut self, rule: &'static Rule, node: &Node, property: &str, detail: impl Into<String>) {
         let (node, property) = (node.path.clone(), Some(property.to_owned()));
-        self.0.push(Finding { rule, node, property, detail: detail.into() });
+        self.0.push(Finding { rule, severity: rule.severity, node, property, detail: detail.into() });
     }
 }
 
@@ -88,20 +102,25 @@ impl Findings {
 #[must_use]
 pub fn lint(buffer: &[u8], expect: &Expect) -> Vec<Finding> {
     let mut findings = Findings::default();
-    if let Some(tree) = form::check(buffer, expect, &mut findings) {
-        check(&tree, expect, &mut findings);
+    if let Some(tree) = form::check(buffer, &mut findings) {
+        check(&tree, buffer.len(), expect, &mut findings);
     }
     let mut findings = findings.0;
     if let Some(flavour) = &expect.flavour {
         findings.retain(|finding| finding.rule.holds_on(flavour));
+        for finding in &mut findings {
+            finding.severity = finding.rule.severity_on(flavour);
+        }
     }
-    findings.sort_by_key(|finding| finding.rule.severity);
+    findings.sort_by_key(|finding| finding.severity);
     findings
 }
 
-fn check(tree: &Tree, expect: &Expect, findings: &mut Findings) {
+fn check(tree: &Tree, size: usize, expect: &Expect, findings: &mut Findings) {
     form::check_names(tree, findings);
     let config = config::find(tree, findings);
+    form::check_room(tree, size, config, expect, findings);
+    form::check_cells(tree, config, expect, findings);
     if let Some(config) = config {
         config::check(config, expect, findings);
     }

@@ -25,33 +25,46 @@ impl fmt::Display for Severity {
 pub struct Rule {
     /// A name for programs, that stays.
     pub code: &'static str,
-    /// How bad it is.
+    /// How bad it is, where the host is not known.
     pub severity: Severity,
     /// Why it matters.
     pub why: &'static str,
-    /// On which flavours it holds.
+    /// On which flavours and hosts it holds.
     pub flavours: &'static str,
+    /// Those of them that refuse to start such a VM: it is an [`Severity::Error`] there. Empty: no difference.
+    pub refused_on: &'static str,
     /// What to do.
     pub fix: &'static str,
 }
 
 impl Rule {
-    /// Whether it holds on a flavour, by its name.
+    /// Whether it holds on a flavour or host, by its name.
     #[must_use]
     pub fn holds_on(&self, flavour: &str) -> bool {
-        self.flavours == ALL || self.flavours.split(", ").any(|name| name == flavour)
+        self.flavours == ALL || names(self.flavours, flavour)
     }
+
+    /// How bad it is on a flavour or host, by its name.
+    #[must_use]
+    pub fn severity_on(&self, flavour: &str) -> Severity {
+        if names(self.refused_on, flavour) { Severity::Error } else { self.severity }
+    }
+}
+
+fn names(list: &str, flavour: &str) -> bool {
+    list.split(", ").any(|name| name == flavour)
 }
 
 const ALL: &str = "every flavour";
 
 macro_rules! rules {
-    ($($name:ident: $severity:ident $code:literal, $why:literal, $flavours:expr, $fix:literal;)*) => {
+    ($($name:ident: $severity:ident $code:literal, $why:literal, $flavours:expr, $fix:literal $(, refused_on $refused:literal)?;)*) => {
         $(pub(super) static $name: Rule = Rule {
             code: $code,
             severity: Severity::$severity,
             why: $why,
             flavours: $flavours,
+            refused_on: concat!("" $(, $refused)?),
             fix: $fix,
         };)*
 
@@ -70,16 +83,19 @@ rules! {
     MALFORMED: Error "malformed",
         "the Resource Manager cannot read the tree: the start fails", ALL,
         "write the tree with a devicetree library and finish it";
-    NO_ROOM: Warning "no-room",
+    NO_ROOM: Error "no-room",
         "the Resource Manager adds its nodes in place; without room the start fails", ALL,
-        "hand over at least 4096 bytes more than the tree has";
+        "hand over at least 4096 bytes more than the tree has, for many doorbells more";
     TOO_BIG: Warning "too-big",
-        "beyond 16 KiB the Resource Manager of December 2023 was seen to fail on its additions", ALL,
-        "leave out what the guest does not need";
+        "beyond 16 KiB, with its additions, the Resource Manager of December 2023 was seen to fail", ALL,
+        "leave out what the guest does not need", refused_on "open-2023, open-2023-debug";
     WHOLE_PAGES: Error "whole-pages",
         "the kernel counts the size in whole pages of 4096 bytes; a smaller one is 0, and the start is EINVAL",
-        "android15, android16, v17",
+        "android15, android16, v17, open-2023, open-2023-debug",
         "hand over a multiple of 4096 bytes";
+    ROOT_CELLS: Error "root-cells",
+        "the Resource Manager writes the VM's memory into the tree by its #address-cells and #size-cells (2 and 1 where they are missing), and it does not fit", ALL,
+        "write #address-cells = <2> and #size-cells = <2> at the root, and in /reserved-memory";
     HYPERVISOR_EXISTS: Error "hypervisor-exists",
         "the Resource Manager makes /hypervisor and refuses a tree that has one", ALL,
         "leave /hypervisor out; name its nodes by `generate` in vdevices";
@@ -226,14 +242,19 @@ rules! {
         "write base as two cells, or leave it out";
     SHM_NOT_OPTIONAL: Warning "shm-not-optional",
         "where memory is given page by page the Resource Manager knows no such parcel, and the start fails",
-        "android15, android16",
-        "add the empty property optional to the memory node";
+        "android15, android16, v17",
+        "add the empty property optional to the memory node", refused_on "android15, android16, v17";
     SHM_WITHOUT_REGION: Error "shm-without-region",
-        "there is no parcel with that label: the start is ENODEV", ALL,
+        "there is no shared parcel with that label beside the main region: the start is ENODEV", ALL,
         "write the label of a shared region";
     SHARED_WITHOUT_SHM: Warning "shared-without-shm",
-        "a shared region beside lent memory reaches the guest only as a shm device", ALL,
-        "add a shm device with the region's label to vdevices";
+        "a shared region beside lent memory reaches the guest only as a shm device; where memory is given in parcels the start is ENODEV", ALL,
+        "add a shm device with the region's label to vdevices",
+        refused_on "android14-early, android14, open-2023, open-2023-debug";
+    IMAGE_SHARED: Warning "image-shared",
+        "many hosts run no VM whose main region is shared: production Resource Managers refuse it (ENODEV), v17 kernels fail (ENOMEM), and on android15 no instruction can be fetched from it",
+        "android14-early, android14, android15, v17, open-2023",
+        "lend the main region, and share a second one", refused_on "v17, open-2023";
     FDT_OUTSIDE: Error "fdt-outside-memory",
         "the kernel refuses a devicetree that is not inside one region (EINVAL or ENOENT)", ALL,
         "put the tree, with its room, into the main region";
@@ -241,8 +262,8 @@ rules! {
         "the guest starts in the region that holds the devicetree: only that is the image", ALL,
         "put payload and devicetree into one region";
     ENTRY_NOT_FIRST: Error "entry-not-first",
-        "without a boot context the guest starts at the first byte of the region that holds the devicetree",
-        "v11, android14-early, android14",
+        "without a boot context, or a Resource Manager that takes it, the guest starts at the first byte of the region that holds the devicetree",
+        "v11, android14-early, android14, open-2023, open-2023-debug",
         "put the first instruction at the region's start";
     LABEL_NOT_ZERO: Warning "label-not-zero",
         "the Resource Manager reserves the main region's memory in the tree (no-map) unless its label is 0", ALL,

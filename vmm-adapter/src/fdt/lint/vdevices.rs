@@ -148,13 +148,16 @@ fn shared_memory(node: &Node, expect: &Expect, findings: &mut Findings) -> Optio
     if !memory.has("optional") {
         findings.property(&rules::SHM_NOT_OPTIONAL, memory, "optional", "there is no such property");
     }
-    let there = expect.regions.iter().any(|region| region.label == label);
+    let image = expect.image().map(|image| image.addr);
+    let there = expect.regions.iter().any(|region| {
+        region.label == label && region.sharing == Sharing::Shared && Some(region.addr) != image
+    });
     if !expect.regions.is_empty() && !there && !memory.has("optional") {
         findings.property(
             &rules::SHM_WITHOUT_REGION,
             memory,
             "label",
-            format!("no region has the label {label}"),
+            format!("no shared region beside the main one has the label {label}"),
         );
     }
     Some(label)
