@@ -95,12 +95,14 @@ fn good() -> Node {
             Node::new("virtio@10001000")
                 .with("compatible", text("virtio,mmio"))
                 .with("reg", cells(&[0, 0x1000_1000, 0, 0x1000]))
-                .with("interrupts", cells(&[0, 5, 4])),
+                .with("interrupts", cells(&[0, 5, 4]))
+                .with("memory-region", cells(&[2])),
         )
         .add(
             Node::new("reserved-memory").add(
                 Node::new("pool")
                     .with("compatible", text("restricted-dma-pool"))
+                    .with("phandle", cells(&[2]))
                     .with("reg", cells(&[0, POOL as u32, 0, POOL_SIZE as u32])),
             ),
         )
@@ -287,6 +289,28 @@ const CASES: &[(&str, Break)] = &[
         t.remove("reserved-memory");
         t.remove("virtio@10001000");
     }),
+    ("device-without-pool", |t, _| t.at("virtio@10001000").unset("memory-region")),
+    ("device-without-pool", |t, _| t.at("virtio@10001000").set("memory-region", cells(&[9]))),
+    ("device-without-pool", |t, _| t.at("virtio@10001000").set("memory-region", cells(&[1]))),
+    ("device-without-pool", |t, _| {
+        // Behind a bus, and nobody told the regions.
+        let mut pci = t.at("virtio@10001000").clone();
+        pci.set("compatible", text("pci-host-cam-generic"));
+        pci.unset("memory-region");
+        t.children.push(Node::new("soc").add(pci));
+    }),
+    ("reserved-without-parcel", |t, _| {
+        let fence = Node::new("fence").with("reg", cells(&[0, RAM as u32, 0, 0x20_0000]));
+        t.at("reserved-memory").children.push(fence);
+    }),
+    ("parcel-not-reserved", |t, e| {
+        e.regions.push(region(2, POOL + POOL_SIZE, POOL_SIZE, Sharing::Shared));
+        t.at(MEMORY).set("size-max", number(SIZE + 2 * POOL_SIZE));
+        let mut shm = t.at(SHM).clone();
+        shm.name = "shm-2".into();
+        shm.at("memory").set("label", cells(&[2]));
+        t.at("gunyah-vm-config/vdevices").children.push(shm);
+    }),
     ("shm-base", |t, _| t.at(SHM).at("memory").set("base", cells(&[1]))),
     ("shm-not-optional", |t, _| t.at(SHM).at("memory").unset("optional")),
     ("shared-without-shm", |t, _| t.remove(SHM)),
@@ -297,8 +321,13 @@ const CASES: &[(&str, Break)] = &[
     ("label-not-zero", |_, e| e.regions[0].label = 7),
     ("initrd-outside-memory", |t, _| t.at("chosen").set("linux,initrd-end", number(POOL + 2 * POOL_SIZE))),
     ("initrd-outside-memory", |t, _| t.at("chosen").set("linux,initrd-end", number(RAM))),
-    ("no-dma-pool", |t, _| t.remove("reserved-memory")),
-    ("dma-pool-not-shared", |t, _| {
+    // The shared region is not reserved then, either, which nobody but android14's hosts minds.
+    ("no-dma-pool", |t, e| {
+        t.remove("reserved-memory");
+        e.flavour = Some("android16".into());
+    }),
+    ("dma-pool-not-shared", |t, e| {
+        e.flavour = Some("android16".into());
         t.at("reserved-memory/pool").set("reg", cells(&[0, RAM as u32, 0, POOL_SIZE as u32]));
     }),
     ("stdout-dangles", |t, _| t.at("chosen").set("stdout-path", text("serial0"))),

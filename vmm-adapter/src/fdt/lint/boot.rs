@@ -1,9 +1,12 @@
 //! Where the guest starts, and what it finds there.
 
 use super::blob::{Node, Tree};
-use super::expect::{Expect, ExpectedRegion};
+use super::expect::Expect;
 use super::{Findings, rules};
 use crate::memory::Sharing;
+
+/// Devices that reach into the guest's memory, by what they are compatible with.
+const BUS_MASTERS: [&str; 3] = ["virtio,mmio", "pci-host-ecam-generic", "pci-host-cam-generic"];
 
 pub(super) fn check(tree: &Tree, expect: &Expect, findings: &mut Findings) {
     check_placement(expect, findings);
@@ -11,6 +14,7 @@ pub(super) fn check(tree: &Tree, expect: &Expect, findings: &mut Findings) {
         check_chosen(tree, chosen, expect, findings);
     }
     check_pool(tree, expect, findings);
+    check_reserved(tree, expect, findings);
 }
 
 fn check_placement(expect: &Expect, findings: &mut Findings) {
@@ -67,38 +71,80 @@ fn check_chosen(tree: &Tree, chosen: &Node, expect: &Expect, findings: &mut Find
 
 /// Devices of a VM whose memory is lent need a pool of buffers that is not.
 fn check_pool(tree: &Tree, expect: &Expect, findings: &mut Findings) {
-    let is = |region: &&ExpectedRegion, sharing| region.sharing == sharing;
-    if !expect.regions.iter().any(|region| is(&region, Sharing::Private)) {
-        return;
-    }
+    let lends = expect.regions.iter().any(|region| region.sharing == Sharing::Private);
     let reserved = tree.root.child("reserved-memory").map_or(&[][..], |node| &node.children);
-    let pool = reserved.iter().find(|node| node.is_compatible(&["restricted-dma-pool"]));
-    let has_virtio = tree.root.children.iter().any(|node| {
-        node.texts("compatible").iter().any(|name| ["virtio,mmio", "pci-host-ecam-generic"].contains(name))
-    });
-    match pool {
-        None if has_virtio => {
+    let pools: Vec<_> = reserved.iter().filter(|node| node.is_compatible(&["restricted-dma-pool"])).collect();
+    let devices: Vec<_> =
+        tree.root.all().into_iter().filter(|node| node.is_compatible(&BUS_MASTERS)).collect();
+    if pools.is_empty() {
+        if lends && !devices.is_empty() {
             findings.node(
                 &rules::NO_DMA_POOL,
                 "/reserved-memory",
                 "no node is compatible with restricted-dma-pool",
             );
         }
-        None => {}
-        Some(pool) => {
-            let reg = pool.cells("reg").unwrap_or_default();
-            let &[a, b, c, d] = &reg[..] else { return };
-            let number = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
-            let (at, size) = (number(a, b), number(c, d));
-            let mut shared = expect.regions.iter().filter(|region| is(region, Sharing::Shared));
-            if !shared.any(|region| region.holds(at, size)) {
-                findings.property(
-                    &rules::POOL_NOT_SHARED,
-                    pool,
-                    "reg",
-                    format!("{at:#x} is in no shared region"),
-                );
-            }
+        return;
+    }
+    for device in devices {
+        check_reference(tree, device, &pools, findings);
+    }
+    for pool in pools.iter().filter(|_| lends) {
+        let Some((at, size)) = range(pool) else { continue };
+        if !expect.shared().any(|region| region.holds(at, size)) {
+            findings.property(
+                &rules::POOL_NOT_SHARED,
+                pool,
+                "reg",
+                format!("{at:#x} is in no shared region"),
+            );
         }
     }
+}
+
+/// Whether the device takes its buffers from a pool: without a reference its driver takes them from anywhere.
+fn check_reference(tree: &Tree, device: &Node, pools: &[&Node], findings: &mut Findings) {
+    let phandles = device.cells("memory-region").unwrap_or_default();
+    let named: Vec<_> = phandles.into_iter().map(|phandle| (phandle, tree.phandle(phandle))).collect();
+    if named.iter().any(|(_, node)| node.is_some_and(|node| pools.iter().any(|pool| pool.path == node.path)))
+    {
+        return;
+    }
+    let detail = match named.first() {
+        None => format!("it does not refer to {}", pools.first().map_or("", |pool| &pool.path)),
+        Some((phandle, None)) => format!("no node has the phandle {phandle:#x}"),
+        Some((_, Some(node))) => format!("{} is no restricted-dma-pool", node.path),
+    };
+    findings.property(&rules::DEVICE_WITHOUT_POOL, device, "memory-region", detail);
+}
+
+/// Early Resource Managers want a node of `/reserved-memory` for each shared parcel beside lent memory, and no others.
+fn check_reserved(tree: &Tree, expect: &Expect, findings: &mut Findings) {
+    if !expect.regions.iter().any(|region| region.sharing == Sharing::Private) {
+        return;
+    }
+    let reserved = tree.root.child("reserved-memory").map_or(&[][..], |node| &node.children);
+    let ranges: Vec<_> = reserved.iter().filter_map(|node| Some((node, range(node)?))).collect();
+    for (node, (at, size)) in &ranges {
+        // What lies elsewhere is another rule's business where it is a pool.
+        let is_pool = node.is_compatible(&["restricted-dma-pool"]);
+        if !is_pool && !expect.shared().any(|region| region.holds(*at, *size)) {
+            let detail = format!("{at:#x}..{:#x} is in no shared region", at.saturating_add(*size));
+            findings.property(&rules::RESERVED_WITHOUT_PARCEL, node, "reg", detail);
+        }
+    }
+    for region in expect.shared() {
+        if !ranges.iter().any(|(_, (at, size))| region.holds(*at, *size)) {
+            let detail = format!("nothing in it is in region {} at {:#x}", region.label, region.addr);
+            findings.node(&rules::PARCEL_NOT_RESERVED, "/reserved-memory", detail);
+        }
+    }
+}
+
+/// The first range of a node below `/reserved-memory`, of two cells for each number.
+fn range(node: &Node) -> Option<(u64, u64)> {
+    let reg = node.cells("reg")?;
+    let &[a, b, c, d] = reg.get(..4)? else { return None };
+    let number = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
+    Some((number(a, b), number(c, d)))
 }

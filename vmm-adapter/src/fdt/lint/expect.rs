@@ -70,6 +70,13 @@ impl Expect {
         }
     }
 
+    /// The regions that the host keeps, but for the main one.
+    pub(super) fn shared(&self) -> impl Iterator<Item = &ExpectedRegion> {
+        let image = self.image().map(|image| image.addr);
+        let shared = self.regions.iter().filter(|region| region.sharing == Sharing::Shared);
+        shared.filter(move |region| Some(region.addr) != image)
+    }
+
     /// The region that becomes the Resource Manager's image: the one with the devicetree, else that with label 0.
     pub(super) fn image(&self) -> Option<&ExpectedRegion> {
         match self.fdt {

@@ -277,6 +277,15 @@ rules! {
     POOL_NOT_SHARED: Error "dma-pool-not-shared",
         "the VMM cannot reach the buffers in it", ALL,
         "put the restricted-dma-pool into a shared region";
+    DEVICE_WITHOUT_POOL: Warning "device-without-pool",
+        "a pool is used by those that refer to it: the driver of another device puts its buffers into lent memory, which the VMM cannot reach", ALL,
+        "write memory-region = <phandle of the restricted-dma-pool> in the node of each virtio device and PCI host";
+    RESERVED_WITHOUT_PARCEL: Warning "reserved-without-parcel",
+        "users of SM8650 phones report ENODEV for a reg in /reserved-memory that is no shared region's, a fence over low memory for example", "android14",
+        "leave it out; other flavours may need it";
+    PARCEL_NOT_RESERVED: Warning "parcel-not-reserved",
+        "users of SM8650 phones report ENODEV for a shared region beside lent memory without a reg in /reserved-memory", "android14",
+        "add a node with the region's reg to /reserved-memory: the restricted-dma-pool";
     STDOUT_DANGLES: Warning "stdout-dangles",
         "the guest's console is not in the tree: it boots without a word", ALL,
         "write the path of the console's node";

@@ -148,10 +148,7 @@ fn shared_memory(node: &Node, expect: &Expect, findings: &mut Findings) -> Optio
     if !memory.has("optional") {
         findings.property(&rules::SHM_NOT_OPTIONAL, memory, "optional", "there is no such property");
     }
-    let image = expect.image().map(|image| image.addr);
-    let there = expect.regions.iter().any(|region| {
-        region.label == label && region.sharing == Sharing::Shared && Some(region.addr) != image
-    });
+    let there = expect.shared().any(|region| region.label == label);
     if !expect.regions.is_empty() && !there && !memory.has("optional") {
         findings.property(
             &rules::SHM_WITHOUT_REGION,
