@@ -72,14 +72,36 @@ pub fn an_ioevent_makes_no_exit(hypervisor: &dyn Hypervisor, _: &Probe) {
     assert!(gone.read().is_err());
 }
 
+/// In each width, and with values that fill it. The same value in another width is another store.
 pub fn an_ioevent_compares_the_value(hypervisor: &dyn Hypervisor, _: &Probe) {
+    const PATTERN: u64 = 0xf7e6_d5c4_b3a2_9188;
+    let place = |width: Width| MAILBOX + 0x10 * width.bytes() as u64;
+    let value = |width: Width| PATTERN >> (64 - 8 * width.bytes());
     let mut program = guest(hypervisor);
-    program.store_at(Width::Word, MAILBOX, 7).store_at(Width::Word, MAILBOX, 0).power_off();
+    let mut want = Vec::new();
+    for width in Width::ALL {
+        let (addr, value, bytes) = (place(width), value(width), width.bytes());
+        program.store_at(width, addr, value).store_at(width, addr, 0);
+        want.push((addr, bytes, 0));
+        for other in Width::ALL.into_iter().filter(|other| *other != width) {
+            let cut = value & (u64::MAX >> (64 - 8 * other.bytes()));
+            program.store_at(other, addr, cut);
+            want.push((addr, other.bytes(), cut));
+        }
+    }
+    program.power_off();
     let mut rig = Rig::one(hypervisor, &program);
-    let fd = event();
-    rig.vm.register_ioevent(&fd, GuestAddress(MAILBOX), IoEventMatch::Value { width: 4, value: 7 }).unwrap();
+    let bind = |width: Width| {
+        let (fd, width_in_bytes) = (event(), width.bytes() as u8);
+        let want = IoEventMatch::Value { width: width_in_bytes, value: value(width) };
+        rig.vm.register_ioevent(&fd, GuestAddress(place(width)), want).unwrap();
+        fd
+    };
+    let fds = Width::ALL.map(bind);
     let io = mailbox();
     rig.run_to_the_end(&io);
-    assert_eq!(io.stores(), [(MAILBOX, 4, 0)]);
-    assert_eq!(fd.read().unwrap(), 1);
+    assert_eq!(io.stores(), want);
+    for (fd, width) in fds.iter().zip(Width::ALL) {
+        assert_eq!(fd.read().unwrap(), 1, "{width:?}");
+    }
 }

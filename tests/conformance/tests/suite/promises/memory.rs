@@ -1,6 +1,7 @@
 //! Guest memory.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use conformance::asm::Width;
 use vm_memory::GuestAddress;
@@ -170,14 +171,18 @@ pub fn memory_can_be_taken_back(hypervisor: &dyn Hypervisor, probe: &Probe) {
     assert!(vm.unmap(GuestAddress(MORE)).is_err());
 }
 
-/// The log names the pages that the guest has written since the last look, and no others.
+/// The log names the pages that the guest has written since the last look, and no others; not what it writes while nobody tracks.
 pub fn the_dirty_log_names_what_was_written(hypervisor: &dyn Hypervisor, probe: &Probe) {
     const MORE: u64 = RAM + (16 << 20);
     const SIZE: u64 = 1 << 20;
+    const SECOND: u64 = 70 * 0x1_0000 / 8;
     let mut program = guest(hypervisor);
-    program.store_at(Width::Word, MORE, 1).store_at(Width::Word, MORE + 70 * 0x1_0000 / 8, 2);
+    program.store_at(Width::Word, MORE, 1).store_at(Width::Word, MORE + SECOND, 2);
     program.mov(1, MAILBOX).load(Width::Word, 2, 1);
     program.store_at(Width::Word, MORE + SIZE - 4, 3).mov(1, MORE + 0x8000).load(Width::Word, 2, 1);
+    program.mov(1, MAILBOX).load(Width::Word, 2, 1);
+    program.store_at(Width::Word, MORE + SECOND, 4);
+    program.mov(1, MAILBOX).load(Width::Word, 2, 1);
     program.power_off();
     let rig = Rig::new(hypervisor, 1, &[], &program);
     let vm = Arc::clone(&rig.vm);
@@ -186,26 +191,57 @@ pub fn the_dirty_log_names_what_was_written(hypervisor: &dyn Hypervisor, probe: 
         return probe.inapplicable("there is no dirty log");
     };
     vm.allocate(GuestAddress(MORE), SIZE, Sharing::Shared).unwrap();
-    let at = GuestAddress(MORE);
-    assert!(log.take(at).is_err(), "it is not tracked yet");
-    assert!(log.start(GuestAddress(MORE + 0x1000)).is_err());
+    let (at, nowhere) = (GuestAddress(MORE), GuestAddress(MORE + 0x1000));
+    let invalid = |answer: Result<(), Error>| {
+        assert!(matches!(answer, Err(Error::InvalidArgument { .. })), "{answer:?}");
+    };
+    // Not tracked yet.
+    invalid(log.take(at).map(drop));
+    log.stop(at).unwrap();
+    for there_is_none in [log.start(nowhere), log.stop(nowhere), log.take(nowhere).map(drop)] {
+        invalid(there_is_none);
+    }
     log.start(at).unwrap();
     log.start(at).unwrap();
-    let pages = |words: Vec<u64>| -> Vec<u64> {
+    let pages = || -> Vec<u64> {
+        let words = log.take(at).unwrap();
         let page = SIZE / (64 * words.len() as u64).min(SIZE / 4096);
         let set = |n: &u64| words[*n as usize / 64] >> (n % 64) & 1 == 1;
         (0..64 * words.len() as u64).filter(set).map(|n| n * page).collect()
     };
+    let is_page_of = |page: &u64, offset: u64| *page <= offset && offset < page + 0x1_0000;
     let mut rig = rig.start();
+    let looks = AtomicU64::new(0);
     let io = Mailbox::new(|_, _| {
-        let written = pages(log.take(at).unwrap());
-        let page_of = |offset: u64| written.iter().any(|page| *page <= offset && offset < page + 0x1_0000);
-        assert!(page_of(0) && page_of(70 * 0x1_0000 / 8) && written.len() == 2, "{written:x?}");
+        match looks.fetch_add(1, Ordering::Relaxed) {
+            0 => {
+                let written = pages();
+                assert!(
+                    written.iter().any(|page| is_page_of(page, 0))
+                        && written.iter().any(|page| is_page_of(page, SECOND))
+                        && written.len() == 2,
+                    "{written:x?}"
+                );
+                log.stop(at).unwrap();
+                log.stop(at).unwrap();
+                invalid(log.take(at).map(drop));
+            }
+            1 => {
+                log.start(at).unwrap();
+                assert_eq!(pages(), Vec::<u64>::new(), "what was written meanwhile");
+            }
+            _ => {
+                let written = pages();
+                assert!(matches!(&written[..], [page] if is_page_of(page, SECOND)), "{written:x?}");
+            }
+        }
         0
     });
     rig.run_to_the_end(&io);
-    let written = vm.dirty_log().map(|log| log.take(at));
-    assert!(matches!(written, Some(Err(Error::WrongState { .. }))), "the VM has ended: {written:?}");
+    assert_eq!(looks.load(Ordering::Relaxed), 3);
+    for late in [log.take(at).map(drop), log.start(at), log.stop(at)] {
+        assert!(matches!(late, Err(Error::WrongState { .. })), "the VM has ended: {late:?}");
+    }
 }
 
 /// Pages that were taken back are new ones, filled with zeros, when the guest touches them again; others stay.

@@ -33,6 +33,7 @@ pub const ALL: &[Promise] = promises![
     phases::what_is_not_offered_is_refused,
     phases::calls_in_the_wrong_phase_are_refused,
     phases::a_bad_start_leaves_the_vm_configurable,
+    phases::messages_need_a_pool,
     phases::vcpus_are_those_declared,
     phases::a_dropped_vcpu_can_be_made_again,
     io::loads_and_stores_of_all_widths,

@@ -4,7 +4,8 @@ use conformance::asm::Width;
 use vm_fdt::FdtWriter;
 use vm_memory::GuestAddress;
 use vmm_adapter::{
-    BootContext, Error, Feature, GuestArch, Hypervisor, IrqLine, MemoryRegion, Phase, Sharing, VmConfig,
+    BootContext, Error, Feature, GuestArch, Hypervisor, IoEventMatch, IrqLine, MemoryRegion, MsiFrame,
+    MsiPool, Phase, Sharing, VmConfig, VmKind,
 };
 use vmm_sys_util::eventfd::EventFd;
 
@@ -64,9 +65,13 @@ pub fn calls_in_the_wrong_phase_are_refused(hypervisor: &dyn Hypervisor, _: &Pro
     let mut rig = Rig::new(hypervisor, 1, &[IrqLine::edge(4)], &program);
     assert_eq!(rig.vm.phase(), Phase::Configuring);
     wrong(rig.vcpus[0].run(&mailbox()), "run", Phase::Configuring);
+    let (fd, line) = (EventFd::new(0).unwrap(), IrqLine::edge(4));
+    let (doorbell, any) = (GuestAddress(MAILBOX + 0x800), IoEventMatch::Any);
+    rig.vm.register_ioevent(&fd, doorbell, any).unwrap();
 
     let mut rig = rig.start();
     assert_eq!(rig.vm.phase(), Phase::Running);
+    rig.vm.register_irqfd(&fd, line).unwrap();
     let more = MemoryRegion::new(GuestAddress(0x9000_0000), 0x1_0000, Sharing::Shared).unwrap();
     let vm = std::sync::Arc::clone(&rig.vm);
     let configuring_only = |phase| {
@@ -74,14 +79,63 @@ pub fn calls_in_the_wrong_phase_are_refused(hypervisor: &dyn Hypervisor, _: &Pro
         wrong(vm.create_vcpu(0), "create_vcpu", phase);
         wrong(vm.start(&boot()), "start", phase);
         wrong(vm.describe(&mut FdtWriter::new().unwrap(), 1), "describe", phase);
+        let allocated = vm.allocate(GuestAddress(0x9000_0000), 0x1_0000, Sharing::Shared);
+        assert!(matches!(allocated, Err(Error::WrongState { .. })), "{allocated:?}");
     };
     configuring_only(Phase::Running);
 
     rig.run_to_the_end(&mailbox());
     assert_eq!(vm.phase(), Phase::Stopped);
     configuring_only(Phase::Stopped);
-    let fd = EventFd::new(0).unwrap();
-    wrong(vm.register_irqfd(&fd, IrqLine::edge(4)), "register_irqfd", Phase::Stopped);
+    let other = EventFd::new(0).unwrap();
+    wrong(vm.register_irqfd(&other, IrqLine::edge(4)), "register_irqfd", Phase::Stopped);
+    wrong(
+        vm.register_ioevent(&other, GuestAddress(MAILBOX + 0x900), any),
+        "register_ioevent",
+        Phase::Stopped,
+    );
+    match vm.unmap(GuestAddress(0x9000_0000)) {
+        Err(Error::WrongState { op: "unmap", phase: Phase::Stopped }) => {
+            assert!(vm.capabilities().has(Feature::Unmap));
+        }
+        Err(Error::Unsupported { feature: Feature::Unmap, .. }) => {
+            assert!(!vm.capabilities().has(Feature::Unmap));
+        }
+        other => panic!("{other:?}"),
+    }
+    if let Some(reclaim) = vm.reclaim() {
+        wrong(reclaim.pages(GuestAddress(RAM), 0x1_0000), "Reclaim::pages", Phase::Stopped);
+    }
+    // What was bound can be let go at any time, once.
+    vm.unregister_irqfd(&fd, line).unwrap();
+    vm.unregister_ioevent(&fd, doorbell, any).unwrap();
+    for again in [vm.unregister_irqfd(&fd, line), vm.unregister_ioevent(&fd, doorbell, any)] {
+        assert!(matches!(again, Err(Error::InvalidArgument { .. })), "{again:?}");
+    }
+}
+
+/// A pool of messages is refused with the VM where there are none, and a frame needs a pool.
+pub fn messages_need_a_pool(hypervisor: &dyn Hypervisor, _: &Probe) {
+    let pool = MsiPool { base: 64, count: 4, frame: GuestAddress(0x1100_0000) };
+    let config = VmConfig::new(1).with_kind(VmKind::Any);
+    match hypervisor.create_vm(&config.clone().with_msi(pool)) {
+        Err(Error::Unsupported { feature: Feature::MsiPool, .. }) => {
+            assert!(!hypervisor.capabilities().has(Feature::MsiPool));
+        }
+        other => {
+            let vm = other.unwrap();
+            assert!(
+                hypervisor.capabilities().has(Feature::MsiPool) && vm.capabilities().has(Feature::MsiPool)
+            );
+            let frame = MsiFrame::new(&vm).unwrap();
+            let second = MsiFrame::new(&vm);
+            assert!(matches!(second, Err(Error::InvalidArgument { .. })), "its lines are bound: {second:?}");
+            drop(frame);
+            MsiFrame::new(&vm).unwrap();
+        }
+    }
+    let refused = MsiFrame::new(&hypervisor.create_vm(&config).unwrap());
+    assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{refused:?}");
 }
 
 /// What the adapter itself refuses does not end the VM.
