@@ -149,18 +149,24 @@ pub trait Kicker: Debug + Send + Sync {
     fn kick(&self);
 }
 
-/// Access to a vCPU's registers.
+/// Access to a vCPU's registers, by the backend's own numbers. Any phase, while the vCPU does not run.
+///
+/// KVM: the module `kvm::registers` has the numbers; values have 32 bits or 64. Before the start there are what a new vCPU
+/// has; from the start on vCPU 0 has the entry and the devicetree's address, which overwrite what was set before in those registers,
+/// and on x86_64 in all but the model-specific ones. Gunyah has no registers: [`Vcpu::registers`] is `None`.
 pub trait Registers {
-    /// Reads the register with the backend's own number.
+    /// Reads a register. One of 32 bits is in the low half.
     ///
     /// # Errors
-    /// [`InvalidArgument`](crate::Error::InvalidArgument): no register has this number. [`Backend`](crate::Error::Backend).
+    /// - [`InvalidArgument`](crate::Error::InvalidArgument): there is no such register, or it is wider than 64 bits.
+    /// - [`Backend`](crate::Error::Backend): KVM refused. On arm64 ENOENT (or EINVAL from older kernels) is its word for a register that
+    ///   does not exist.
     fn get(&mut self, id: u64) -> Result<u64>;
 
-    /// Writes the register with the backend's own number.
+    /// Writes a register. Of one of 32 bits the low half of `value` counts.
     ///
     /// # Errors
-    /// As [`Registers::get`], and for a value that the register does not take.
+    /// As [`Registers::get`], and [`Backend`](crate::Error::Backend) with EINVAL for a value that the processor does not take.
     fn set(&mut self, id: u64, value: u64) -> Result<()>;
 }
 
