@@ -38,7 +38,7 @@ use crate::error::Result;
 use crate::hypervisor::Hypervisor;
 use crate::vm::Vm;
 
-pub use policy::{MEMORY_POLICIES, MemoryPolicy, Taking};
+pub use policy::{MEMORY_POLICIES, MemoryModel, MemoryPolicy};
 
 /// As [`crate::set_kick_signal`].
 pub(crate) fn set_kick_signal(signal: i32) -> Result<()> {
