@@ -7,7 +7,7 @@ use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::BootContext;
-use crate::caps::Capabilities;
+use crate::caps::{Capabilities, Feature};
 use crate::config::{IrqLine, VmConfig};
 use crate::error::Result;
 use crate::memory::{MemoryRegion, Sharing};
@@ -73,7 +73,7 @@ pub trait Vm: Debug + Send + Sync {
     fn allocate(&self, addr: GuestAddress, size: u64, sharing: Sharing) -> Result<MemoryRegion>;
 
     /// The largest piece of guest memory, in bytes, that this host takes as one region: larger guests get several, side by
-    /// side. `u64::MAX`: any size. Any phase.
+    /// side, as [`allocate_chunks`](#method.allocate_chunks) gives them. `u64::MAX`: any size. Any phase.
     ///
     /// Gunyah up to android14 keeps a list of a region's pages in one piece of kernel memory, which is at most 4 MiB: enough for
     /// 2 GiB. Payload and devicetree have to be in the first region.
@@ -136,10 +136,16 @@ pub trait Vm: Debug + Send + Sync {
 
     /// Adds what this hypervisor wants below the root of the guest's devicetree. Configuring only, after the memory.
     ///
+    /// On Gunyah that is `/gunyah-vm-config`, with the memory, the doorbells of all declared lines, and the shared memory as it is
+    /// declared now: memory that is given later is not in it. On KVM it is nothing.
+    ///
     /// `gic` is the phandle of the interrupt controller. [`fdt::write`](crate::fdt::write) calls this.
     ///
     /// # Errors
-    /// [`WrongState`](crate::Error::WrongState), [`Fdt`](crate::Error::Fdt).
+    /// - [`InvalidArgument`](crate::Error::InvalidArgument), on Gunyah: there is no memory yet, or some lies below the main region and
+    ///   is not the firmware.
+    /// - [`Fdt`](crate::Error::Fdt): the tree is not at a place where a node can begin.
+    /// - [`WrongState`](crate::Error::WrongState).
     fn describe(&self, tree: &mut FdtWriter, gic: u32) -> Result<()>;
 
     /// How many bytes to leave free behind a tree of `blob` bytes, for what the hypervisor adds to it. Any phase.
@@ -163,6 +169,62 @@ pub trait Vm: Debug + Send + Sync {
 
     /// Taking pages back from the guest, where there is [`Feature::Reclaim`](crate::Feature::Reclaim).
     fn reclaim(&self) -> Option<&dyn Reclaim>;
+}
+
+impl dyn Vm {
+    /// Gives the guest `size` bytes at `addr`, side by side in as many regions as this host wants
+    /// ([`Vm::largest_region`]), made as [`Vm::allocate`] makes them. Configuring only. Gives the regions in their order; as the VM's
+    /// first memory, the first of them is the main one.
+    ///
+    /// `ready` sees each region before the hypervisor has it where there is
+    /// [`Feature::OwnMemory`](crate::Feature::OwnMemory), and right after where there is not: the place for
+    /// [`MemoryRegion::prepare`].
+    ///
+    /// ```no_run
+    /// # fn give(vm: &dyn vmm_adapter::Vm) -> vmm_adapter::Result<()> {
+    /// use vm_memory::GuestAddress;
+    /// use vmm_adapter::{Prepare, Sharing};
+    /// let ram = vm.allocate_chunks(GuestAddress(0x8000_0000), 3 << 30, Sharing::Private, |region| {
+    ///     region.prepare(&Prepare::default(), |_, _| {}).map(drop)
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Vm::allocate`] and [`Vm::map`], and what `ready` answers. The regions before stay with the VM then.
+    pub fn allocate_chunks(
+        &self,
+        addr: GuestAddress,
+        size: u64,
+        sharing: Sharing,
+        mut ready: impl FnMut(&MemoryRegion) -> Result<()>,
+    ) -> Result<Vec<MemoryRegion>> {
+        crate::memory::check_geometry("allocate_chunks", addr, size)?;
+        let largest = self.largest_region();
+        let own = self.capabilities().has(Feature::OwnMemory);
+        let mut regions: Vec<MemoryRegion> = Vec::new();
+        let mut done = 0;
+        while done < size {
+            let at = GuestAddress(addr.0.saturating_add(done));
+            let chunk = size.saturating_sub(done).min(largest);
+            // The first region of such a VM is the host's.
+            let reserved = self.config().reserved_memory.is_some() && self.memory().is_empty();
+            let region = if own && !reserved {
+                let region = MemoryRegion::new(at, chunk, sharing)?;
+                ready(&region)?;
+                self.map(&region)?;
+                region
+            } else {
+                let region = self.allocate(at, chunk, sharing)?;
+                ready(&region)?;
+                region
+            };
+            done = done.saturating_add(chunk);
+            regions.push(region);
+        }
+        Ok(regions)
+    }
 }
 
 /// Taking pages back from a running guest: what a memory balloon does.

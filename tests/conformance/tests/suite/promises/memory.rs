@@ -296,3 +296,47 @@ pub fn regions_are_as_large_as_the_host_takes_them(hypervisor: &dyn Hypervisor, 
     let vm = rig::create_vm(hypervisor, VmConfig::new(1));
     assert!(vm.largest_region() >= 1 << 30, "nothing smaller was seen to be needed");
 }
+
+/// Memory in chunks is side by side, in order, and seen before the hypervisor has it where that can be.
+pub fn memory_comes_in_chunks(hypervisor: &dyn Hypervisor, _: &Probe) {
+    const CHUNK: u64 = 2 << 20;
+    const REST: u64 = 0x1_0000;
+    let mut config = VmConfig::new(1);
+    config.largest_region = Some(CHUNK);
+    let vm = rig::create_vm(hypervisor, config.clone());
+    let sharing = if vm.config().kind.is_protected() { Sharing::Private } else { Sharing::Shared };
+    let own = vm.capabilities().has(Feature::OwnMemory);
+    let mut seen = Vec::new();
+    let regions = vm
+        .allocate_chunks(GuestAddress(RAM), 2 * CHUNK + REST, sharing, |region| {
+            assert_eq!(vm.memory().len(), seen.len() + usize::from(!own));
+            region.write(region.addr(), b"seen")?;
+            seen.push((region.addr().0, region.size()));
+            Ok(())
+        })
+        .unwrap();
+    let want = [(RAM, CHUNK), (RAM + CHUNK, CHUNK), (RAM + 2 * CHUNK, REST)];
+    assert_eq!(seen, want);
+    for given in [&regions, &vm.memory()] {
+        assert_eq!(given.iter().map(|region| (region.addr().0, region.size())).collect::<Vec<_>>(), want);
+        for region in given {
+            let mut data = [0; 4];
+            region.read(region.addr(), &mut data).unwrap();
+            assert_eq!(&data, b"seen");
+        }
+    }
+
+    let vm = rig::create_vm(hypervisor, config);
+    let chunks = |addr, size| vm.allocate_chunks(GuestAddress(addr), size, sharing, |_| Ok(()));
+    for (addr, size) in [(RAM, 0), (RAM + 1, CHUNK), (RAM, CHUNK + 1), (u64::MAX - CHUNK + 1, CHUNK)] {
+        let refused = chunks(addr, size);
+        assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{addr:#x} {size:#x}: {refused:?}");
+    }
+    assert_eq!(vm.memory().len(), 0);
+    let stop = || Err(Error::InvalidArgument { op: "test", why: "enough".into() });
+    let stopped = vm.allocate_chunks(GuestAddress(RAM), 2 * CHUNK, sharing, |region| {
+        if region.addr().0 == RAM { Ok(()) } else { stop() }
+    });
+    assert!(matches!(stopped, Err(Error::InvalidArgument { op: "test", .. })), "{stopped:?}");
+    assert_eq!(vm.memory()[0].addr().0, RAM);
+}

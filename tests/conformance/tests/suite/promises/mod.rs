@@ -70,6 +70,7 @@ pub const ALL: &[Promise] = promises![
     memory::the_dirty_log_names_what_was_written,
     memory::reclaimed_pages_come_back_empty,
     memory::regions_are_as_large_as_the_host_takes_them,
+    memory::memory_comes_in_chunks,
     kinds::a_trusted_vm_ends_at_its_start,
     kinds::firmware_must_be_in_memory,
     kinds::the_main_region_comes_from_reserved_memory,
