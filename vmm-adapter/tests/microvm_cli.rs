@@ -387,18 +387,28 @@ fn settings(terminal: &OwnedFd) -> (u32, u32) {
     (settings.c_iflag, settings.c_lflag)
 }
 
+/// A pseudo-terminal: our end, and a program's.
+fn open_terminal() -> (File, OwnedFd) {
+    let (mut ours, mut theirs) = (-1, -1);
+    let null = std::ptr::null_mut();
+    // SAFETY: both descriptors are written by the call; the other arguments may be null.
+    assert_eq!(unsafe { libc::openpty(&mut ours, &mut theirs, null, null.cast(), null.cast()) }, 0);
+    // SAFETY: the call has just made them for us.
+    unsafe { (File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) }
+}
+
 impl Terminal {
     /// With a guest that sleeps for ever, when it is in raw mode.
     fn new() -> Self {
-        let (mut ours, mut theirs) = (-1, -1);
-        let null = std::ptr::null_mut();
-        // SAFETY: both descriptors are written by the call; the other arguments may be null.
-        assert_eq!(unsafe { libc::openpty(&mut ours, &mut theirs, null, null.cast(), null.cast()) }, 0);
-        // SAFETY: the call has just made them for us.
-        let (ours, theirs) = unsafe { (File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
+        Self::with(&["--kernel", &image("sleeper", &SLEEP)])
+    }
+
+    /// With these arguments, when it is in raw mode.
+    fn with(arguments: &[&str]) -> Self {
+        let (ours, theirs) = open_terminal();
         let before = settings(&theirs);
         let mut command = Command::new(example("microvm"));
-        command.args(["--kernel", &image("sleeper", &SLEEP)]);
+        command.args(arguments);
         command.stdin(theirs.try_clone().unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let terminal = Self { ours, theirs, before, child: command.spawn().unwrap() };
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -439,25 +449,95 @@ fn ctrl_c_belongs_to_the_guest() {
     assert_eq!(terminal.ended(), Some(35));
 }
 
-#[test]
-fn output_that_nobody_reads_does_not_keep_it_from_ending() {
+/// A guest that writes to the UART for ever, and reads nothing.
+fn talker() -> String {
     // mov x1, #0x10000000; strb w1, [x1]; b .-4
-    let talker = image("talker", &[0xd2a2_0001, 0x3900_0021, 0x17ff_ffff]);
-    let mut child =
-        command(&["--kernel", &talker]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let stdout = child.stdout.take().unwrap();
-    // Until the pipe is full.
+    image("talker", &[0xd2a2_0001, 0x3900_0021, 0x17ff_ffff])
+}
+
+/// Waits until the output's reader, which takes nothing, has as much as there is room for.
+fn wait_until_full(child: &mut Child, reader: &impl AsRawFd) {
     let (mut before, mut waiting) = (-1, 0);
     while before != waiting || waiting == 0 {
         before = waiting;
         std::thread::sleep(Duration::from_millis(300));
         assert!(child.try_wait().unwrap().is_none(), "it has ended");
         // SAFETY: the call writes an int.
-        assert_eq!(unsafe { libc::ioctl(stdout.as_raw_fd(), libc::FIONREAD, &mut waiting) }, 0);
+        assert_eq!(unsafe { libc::ioctl(reader.as_raw_fd(), libc::FIONREAD, &mut waiting) }, 0);
     }
-    // SAFETY: a signal to a child that has not been waited for.
-    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
-    assert_eq!(child.wait().unwrap().code(), Some(128 + libc::SIGTERM));
+}
+
+/// The exit code of a child that must end by itself now.
+fn ends(child: &mut Child, what: &str) -> Option<i32> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("{what}: it does not end");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn output_that_nobody_reads_does_not_keep_it_from_ending() {
+    let talker = talker();
+    for (console, terminal) in [("serial", false), ("serial", true), ("virtio", false)] {
+        for input in [&b""[..], b"a", &[b'a'; 20_000]] {
+            let what = format!("{console}, on a terminal: {terminal}, {} bytes of input", input.len());
+            let mut command = Command::new(example("microvm"));
+            command.args(["--kernel", &talker, "--console", console]);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+            let mut pty = None;
+            if terminal {
+                let (ours, theirs) = open_terminal();
+                command.stdout(theirs);
+                pty = Some(ours);
+            }
+            let mut child = command.spawn().unwrap();
+            // Its own copy of the terminal is gone; the reader must stay, or there would be an error instead.
+            drop(command);
+            let mut stdin = child.stdin.take().unwrap();
+            stdin.write_all(input).unwrap();
+            let stdout = child.stdout.take();
+            match (&pty, &stdout) {
+                (Some(pty), _) => wait_until_full(&mut child, pty),
+                (None, Some(stdout)) => wait_until_full(&mut child, stdout),
+                (None, None) => panic!("it has no output"),
+            }
+            // More, now that it is stuck.
+            stdin.write_all(b"b").unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+            // SAFETY: a signal to a child that has not been waited for.
+            assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
+            assert_eq!(ends(&mut child, &what), Some(128 + libc::SIGTERM), "{what}");
+        }
+    }
+}
+
+#[test]
+fn ctrl_a_x_quits_whatever_waits_for_the_guest() {
+    // A guest whose output is stuck, and one that never reads: more is typed than it or the UART have room for.
+    let sleeper = image("sleeper", &SLEEP);
+    for (kernel, console, stuck) in
+        [(talker(), "serial", true), (sleeper.clone(), "serial", false), (sleeper, "virtio", false)]
+    {
+        let mut terminal = Terminal::with(&["--kernel", &kernel, "--console", console]);
+        if stuck {
+            let stdout = terminal.child.stdout.take().unwrap();
+            wait_until_full(&mut terminal.child, &stdout);
+            terminal.child.stdout = Some(stdout);
+        }
+        for _ in 0..12 {
+            terminal.types(&[b'a'; 1000]);
+        }
+        terminal.types(b"\x01x");
+        assert_eq!(ends(&mut terminal.child, console), Some(35));
+        assert_eq!(terminal.ended(), Some(35));
+    }
 }
 
 #[test]

@@ -10,16 +10,21 @@ use crate::stop::Stop;
 use crate::sys::{self, Ready};
 
 const CTRL_A: u8 = 1;
-/// How long to wait, in ms, before input is offered again to a UART that takes none without being full (loop-back).
+/// How long to wait, in ms, before input is offered again to a UART that takes none without being full: it loops back, or
+/// a vCPU is at it.
 const RETRY: i32 = 20;
+/// How much of what is typed on a terminal is kept for a guest that takes none. As with a terminal of its own, what is
+/// typed beyond that is lost.
+const MOST_TYPED: usize = 4096;
 
-/// A console that takes input.
+/// A console that takes input. Nothing here waits for the guest or for its output: signals and Ctrl-A x come on the same
+/// thread.
 pub(crate) trait Sink: Send + Sync {
-    /// Gives the guest input, as much as there is room for. Answers how much that was.
+    /// Gives the guest input, as much as there is room for now. Answers how much that was.
     fn enqueue(&self, input: &[u8]) -> usize;
 
-    /// Whether any input can be taken.
-    fn has_room(&self) -> bool;
+    /// Whether input is to be offered again soon: `false` if the console is full, as it says itself when it has room.
+    fn may_have_room(&self) -> bool;
 }
 
 /// What the input waits for.
@@ -43,9 +48,10 @@ impl Input {
         let mut open = true;
         let mut pending: Vec<u8> = Vec::new();
         while !stop.is_set() {
-            let want_input = open && pending.is_empty();
+            // A terminal is read in any case, for Ctrl-A x; elsewhere whoever writes can wait.
+            let want_input = open && (pending.is_empty() || self.keys.escapes);
             let stdin = want_input.then_some(libc::STDIN_FILENO);
-            let timeout = if !pending.is_empty() && console.has_room() { RETRY } else { -1 };
+            let timeout = if !pending.is_empty() && console.may_have_room() { RETRY } else { -1 };
             let fds = [
                 stdin.unwrap_or(-1),
                 self.signals.as_raw_fd(),
@@ -70,6 +76,9 @@ impl Input {
                 let quit = self.keys.take(buffer.get(..count).unwrap_or_default(), &mut pending);
                 if quit {
                     return stop.end(Ok(Outcome::Quit));
+                }
+                if self.keys.escapes {
+                    pending.truncate(MOST_TYPED);
                 }
             }
             let taken = console.enqueue(&pending);

@@ -1,7 +1,8 @@
 //! The UART: a 16550 with byte registers, on standard output.
 
 use std::io::{self, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
 
 use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
@@ -9,6 +10,9 @@ use vmm_adapter::{IoOutcome, MmioDevice};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::input::Sink;
+
+/// How often the input looks for the UART while a vCPU is at it, before it comes again later.
+const TRIES: u32 = 100;
 
 /// The UART's interrupt: a signal on the irqfd of its line.
 struct Interrupt(EventFd);
@@ -54,15 +58,27 @@ impl<W: Write> Uart<W> {
     fn uart(&self) -> MutexGuard<'_, Serial<Interrupt, Room, W>> {
         self.uart.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The UART, unless a vCPU is at it for longer: one whose output nobody reads stays there until the run ends.
+    fn uart_soon(&self) -> Option<MutexGuard<'_, Serial<Interrupt, Room, W>>> {
+        for _ in 0..TRIES {
+            match self.uart.try_lock() {
+                Ok(uart) => return Some(uart),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => thread::yield_now(),
+            }
+        }
+        None
+    }
 }
 
 impl<W: Write + Send> Sink for Uart<W> {
     fn enqueue(&self, input: &[u8]) -> usize {
-        self.uart().enqueue_raw_bytes(input).unwrap_or_default()
+        self.uart_soon().map_or(0, |mut uart| uart.enqueue_raw_bytes(input).unwrap_or_default())
     }
 
-    fn has_room(&self) -> bool {
-        self.uart().fifo_capacity() > 0
+    fn may_have_room(&self) -> bool {
+        self.uart_soon().is_none_or(|uart| uart.fifo_capacity() > 0)
     }
 }
 
@@ -118,8 +134,38 @@ mod tests {
         let fd = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let uart = Uart::new(fd(), fd(), Vec::new());
         assert!(uart.enqueue(&[0; 1000]) < 1000);
-        assert!(!uart.has_room());
+        assert!(!uart.may_have_room());
         assert_eq!(uart.enqueue(b"x"), 0);
+    }
+
+    /// Takes a byte when the other end of the channel is gone.
+    struct Stuck(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.send(()).unwrap();
+            let _ = self.1.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn input_does_not_wait_for_output() {
+        let fd = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let ((stuck, is_stuck), (go, wait)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+        let uart = Uart::new(fd(), fd(), Stuck(stuck, wait));
+        thread::scope(|scope| {
+            scope.spawn(|| uart.write(0, b"x"));
+            is_stuck.recv().unwrap();
+            assert_eq!(uart.enqueue(b"x"), 0);
+            assert!(uart.may_have_room(), "so it is offered again");
+            drop(go);
+        });
+        assert_eq!(uart.enqueue(b"x"), 1);
     }
 
     #[test]

@@ -3,10 +3,11 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -204,10 +205,27 @@ pub(crate) fn wait_for_stdout(stop: RawFd) -> io::Result<bool> {
     }
 }
 
-/// Writes to standard output, without std's buffer.
-pub(crate) fn write_stdout(bytes: &[u8]) -> io::Result<usize> {
+/// Standard output, opened again so that writes do not wait. The one we were given is shared with others, who may not
+/// expect that of it. `None`: it is no pipe or terminal, or cannot be opened.
+pub(crate) fn stdout_that_does_not_wait() -> Option<OwnedFd> {
+    let stdout = io::stdout();
+    let again = || {
+        let mut options = File::options();
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        options.write(true).custom_flags(flags).open("/proc/self/fd/1").map(OwnedFd::from).ok()
+    };
+    let is_pipe = || {
+        let kind = std::fs::metadata("/proc/self/fd/1").map(|data| data.file_type());
+        kind.is_ok_and(|kind| kind.is_fifo())
+    };
+    if stdout.is_terminal() || is_pipe() { again() } else { None }
+}
+
+/// Writes to standard output, without std's buffer: to `own`, or to the one we were given.
+pub(crate) fn write_stdout(own: Option<&OwnedFd>, bytes: &[u8]) -> io::Result<usize> {
+    let fd = own.map_or(libc::STDOUT_FILENO, AsRawFd::as_raw_fd);
     // SAFETY: the kernel reads no more than the slice's length.
-    let count = unsafe { libc::write(libc::STDOUT_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+    let count = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 

@@ -54,7 +54,7 @@ impl Sink for Typed {
         count
     }
 
-    fn has_room(&self) -> bool {
+    fn may_have_room(&self) -> bool {
         self.lock().len() < ROOM
     }
 }
@@ -200,10 +200,10 @@ mod tests {
         assert_eq!(typed.enqueue(b"later"), 5);
         assert_eq!(rig.used(INPUT), Some(5));
         assert_eq!(typed.enqueue(&[0; 10_000]), ROOM);
-        assert!(!typed.has_room());
+        assert!(!typed.may_have_room());
         assert_eq!(typed.enqueue(b"x"), 0);
         assert_eq!(rig.request(INPUT, &[Part::Take(ROOM as u32)]).unwrap().len(), ROOM);
-        assert!(typed.has_room());
+        assert!(typed.may_have_room());
     }
 
     #[test]
