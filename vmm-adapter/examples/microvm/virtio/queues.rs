@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vmm_adapter::SharedMemory;
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
 use super::Broken;
 use super::chain::Chain;
@@ -39,15 +38,7 @@ impl<'a> Queues<'a> {
     /// The next request of queue `index`. When there is none the driver is asked to notify of the next.
     pub(crate) fn pop(&mut self, index: usize) -> Result<Option<Chain<'a>>, Broken> {
         let dma = self.dma;
-        self.pop_raw(index)?.map(|chain| Chain::parse(dma, chain)).transpose()
-    }
-
-    /// As [`Queues::pop`], not taken apart.
-    pub(crate) fn pop_raw(
-        &mut self,
-        index: usize,
-    ) -> Result<Option<DescriptorChain<&'a SharedMemory>>, Broken> {
-        let memory = self.dma.memory();
+        let memory = dma.memory();
         let ring = ring(self.rings, index)?;
         loop {
             if let Some(chain) = ring.queue.iter(memory).map_err(broken)?.next() {
@@ -55,7 +46,7 @@ impl<'a> Queues<'a> {
                     ring.queue.disable_notification(memory).map_err(broken)?;
                     ring.quiet = true;
                 }
-                return Ok(Some(chain));
+                return Chain::parse(dma, chain).map(Some);
             }
             ring.quiet = false;
             if !ring.queue.enable_notification(memory).map_err(broken)? {

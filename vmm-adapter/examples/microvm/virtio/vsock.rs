@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `connection.rs` | one connection: its state, its credit, what it has to say |
 //! | `muxer.rs` | all connections, by their ports |
+//! | `packet.rs` | the header of a packet |
 //! | `host.rs` | the host's side: the listening socket, and those that are not connected yet |
 
 mod connection;
@@ -21,12 +22,9 @@ use std::os::fd::AsRawFd;
 
 use event_manager::{EventOps, Events};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
-use virtio_vsock::packet::{Error as PacketError, VsockPacket};
-use vm_memory::{Bytes, GuestMemoryError};
 
 use self::muxer::Muxer;
 use self::packet::{Header, MOST_DATA};
-use super::dma::Dma;
 use super::queues::Queues;
 use super::{Broken, Device, Progress};
 
@@ -66,23 +64,22 @@ impl Vsock {
             if self.muxer.is_congested() {
                 break;
             }
-            let Some(mut chain) = queues.pop_raw(TRANSMIT)? else { return Ok(Progress::Idle) };
-            let head = chain.head_index();
-            let packet = VsockPacket::from_tx_virtq_chain(queues.dma.memory(), &mut chain, MOST_DATA)
-                .map_err(|error| broken(queues.dma, &error))?;
-            let data = match packet.data_slice() {
-                Some(slice) => {
-                    let data = self.outward.get_mut(..slice.len()).unwrap_or_default();
-                    slice.copy_to(data);
-                    &*data
-                }
-                None => &[],
-            };
+            let Some(mut chain) = queues.pop(TRANSMIT)? else { return Ok(Progress::Idle) };
+            let mut header = [0; packet::SIZE];
+            if chain.readable.read_exact(&mut header).is_none() {
+                return Err(Broken::new("a packet has no header"));
+            }
+            let header = Header::of(&header);
+            let data = usize::try_from(header.len).ok().and_then(|len| self.outward.get_mut(..len));
+            let data = data.ok_or_else(|| Broken(format!("a packet is to have {} bytes", header.len)))?;
+            if chain.readable.read_exact(data).is_none() {
+                return Err(Broken::new("a packet is shorter than its header says"));
+            }
             queues.counters.from_guest.add(data.len() as u64);
-            if !self.muxer.guest_sends(&Header::of(&packet), data, &self.host, watch) {
+            if !self.muxer.guest_sends(&header, data, &self.host, watch) {
                 queues.counters.failed.add(1);
             }
-            queues.done(TRANSMIT, head, 0)?;
+            queues.done(TRANSMIT, chain.head, 0)?;
         }
         Ok(Progress::More)
     }
@@ -96,29 +93,26 @@ impl Vsock {
                 };
                 self.staged = Some(Staged { header, start: 0, end: len });
             }
-            let Some(mut chain) = queues.pop_raw(RECEIVE)? else { return Ok(Progress::Idle) };
-            let head = chain.head_index();
+            let Some(mut chain) = queues.pop(RECEIVE)? else { return Ok(Progress::Idle) };
             let Some(staged) = &mut self.staged else { return Ok(Progress::Idle) };
-            let mut packet = VsockPacket::from_rx_virtq_chain(queues.dma.memory(), &mut chain, u32::MAX)
-                .map_err(|error| broken(queues.dma, &error))?;
             let rest = self.inward.get(staged.start..staged.end).unwrap_or_default();
-            let room = packet.data_slice().map_or(0, vm_memory::VolatileSlice::len);
-            let now = rest.get(..room.min(rest.len())).unwrap_or_default();
-            if let Some(slice) = packet.data_slice() {
-                slice.write(now, 0).map(|_| ()).unwrap_or_default();
-            }
+            let Some(room) = chain.writable.len().checked_sub(packet::SIZE as u64) else {
+                return Err(Broken::new("a buffer for a packet has no room for its header"));
+            };
+            let count = usize::try_from(room).unwrap_or(usize::MAX).min(rest.len());
+            let now = rest.get(..count).unwrap_or_default();
             if now.is_empty() && !rest.is_empty() {
                 return Err(Broken::new("a buffer for a packet has no room for data"));
             }
             staged.header.len = u32::try_from(now.len()).unwrap_or_default();
-            staged.header.put(&mut packet);
+            let written = chain.writable.write(&staged.header.bytes());
+            let written = written.saturating_add(chain.writable.write(now));
             queues.counters.to_guest.add(now.len() as u64);
             staged.start = staged.start.saturating_add(now.len());
-            let written = (virtio_vsock::packet::PKT_HEADER_SIZE as u64).saturating_add(now.len() as u64);
             if staged.start == staged.end {
                 self.staged = None;
             }
-            queues.done(RECEIVE, head, written)?;
+            queues.done(RECEIVE, chain.head, written as u64)?;
         }
         Ok(Progress::More)
     }
@@ -173,15 +167,6 @@ impl Device for Vsock {
         // A guest that does not take what waits for it brings no more: its next buffer goes on with this.
         let can_go_on = sent == Progress::More && !self.muxer.is_congested();
         Ok(if can_go_on || received == Progress::More { Progress::More } else { Progress::Idle })
-    }
-}
-
-fn broken(dma: &Dma, error: &PacketError) -> Broken {
-    match error {
-        PacketError::InvalidMemoryAccess(GuestMemoryError::InvalidGuestAddress(addr)) => {
-            dma.out_of_reach("a packet", *addr)
-        }
-        other => Broken(format!("a packet is wrong: {other}")),
     }
 }
 

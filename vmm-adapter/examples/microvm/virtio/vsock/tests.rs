@@ -109,6 +109,76 @@ fn a_program_connects_to_the_guest() {
     assert_eq!(receive(&mut rig).0, op::RESET);
 }
 
+/// A driver may cut packets as it likes.
+#[test]
+fn packets_come_in_any_buffers() {
+    let (mut rig, path) = device();
+    let listener = listen(&path, 87);
+    // In one buffer, more than which it may hold too; its header in pieces.
+    let request = [&packet(87, op::REQUEST, 0, 0, b"")[..], b"not of it"].concat();
+    rig.request(
+        TRANSMIT,
+        &[Part::Give(&request[..3]), Part::Give(&request[3..20]), Part::Give(&request[20..])],
+    )
+    .unwrap();
+    assert_eq!(receive(&mut rig).0, op::RESPONSE);
+    let (mut program, _) = listener.accept().unwrap();
+    let data: Vec<u8> = (0..1000).map(|n| (n / 3) as u8).collect();
+    let whole = packet(87, op::DATA, 0, 0, &data);
+    let layouts: [&[usize]; 6] = [
+        &[],                    // header and data in one
+        &[44],                  // each its own
+        &[44, 45, 300, 301],    // data in several
+        &[43],                  // a part of the header with the data
+        &[45],                  // a part of the data with the header
+        &[1, 30, 44, 44, 1043], // both in several, one of them empty
+    ];
+    for cuts in layouts {
+        let mut parts = Vec::new();
+        let mut from = 0;
+        for to in cuts.iter().copied().chain([whole.len()]) {
+            parts.push(Part::Give(&whole[from..to]));
+            from = to;
+        }
+        rig.request(TRANSMIT, &parts).unwrap();
+        let mut got = vec![0; data.len()];
+        program.read_exact(&mut got).unwrap();
+        assert!(got == data, "{cuts:?}");
+    }
+    for sizes in [&[100][..], &[44, 56], &[10, 34, 1, 55], &[43, 57], &[45, 55], &[44, 20, 20, 16]] {
+        program.write_all(&data[..56]).unwrap();
+        let parts: Vec<_> = sizes.iter().map(|size| Part::Take(*size)).collect();
+        let got = rig.request(RECEIVE, &parts).unwrap();
+        assert!(got[44..] == data[..56] && got.len() == 100, "{sizes:?}");
+    }
+    std::fs::remove_file(format!("{}_87", path.display())).unwrap();
+}
+
+#[test]
+fn packets_without_what_they_say_break_the_device() {
+    let (mut rig, path) = device();
+    let listener = listen(&path, 88);
+    let short = packet(88, op::DATA, 0, 0, b"data");
+    let mut long = short.clone();
+    long[24..28].copy_from_slice(&(MOST_DATA + 1).to_le_bytes());
+    for wrong in [&short[..43], &short[..47], &long] {
+        assert_eq!(rig.request(TRANSMIT, &[Part::Give(wrong)]), None);
+        rig.start(u64::MAX);
+    }
+    // The same towards the guest: no room for a header, and none for data.
+    for (data, size) in [(&b""[..], 43), (b"data", 44)] {
+        send(&mut rig, &packet(88, op::REQUEST, 0, 0, b""));
+        let (mut program, _) = listener.accept().unwrap();
+        if !data.is_empty() {
+            assert_eq!(rig.request(RECEIVE, &[Part::Take(44)]).unwrap().len(), 44, "a header is enough here");
+            program.write_all(data).unwrap();
+        }
+        assert_eq!(rig.request(RECEIVE, &[Part::Take(size)]), None);
+        rig.start(u64::MAX);
+    }
+    std::fs::remove_file(format!("{}_88", path.display())).unwrap();
+}
+
 #[test]
 fn nobody_there_is_a_reset() {
     let (mut rig, path) = device();
