@@ -1,5 +1,6 @@
 //! For tests: a driver, made of virtio-queue's mock of one and the device's registers, and the device on its thread.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::mock::MockSplitQueue;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Address, Bytes, GuestAddress};
 use vmm_adapter::{MmioDevice, SharedMemory};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -24,11 +25,17 @@ pub(crate) const LENT: u64 = MEMORY + MEMORY_SIZE as u64;
 /// Where the buffers of requests are.
 pub(crate) const BUFFERS: u64 = MEMORY + 0x4_0000;
 const QUEUE_STEP: u64 = 0x1_0000;
+/// The mock's own used ring begins within its available ring.
+const USED: u64 = 0x8000;
 /// A test that waits this long hangs.
 const WATCHDOG: Duration = Duration::from_secs(60);
 
 /// The mock of a driver borrows its memory, so it stays until the tests end. Here leak checkers find it.
 static KEPT: Mutex<Vec<&'static SharedMemory>> = Mutex::new(Vec::new());
+
+fn used_ring(queue: usize) -> GuestAddress {
+    GuestAddress(MEMORY + queue as u64 * QUEUE_STEP + USED)
+}
 
 /// A buffer of a request.
 pub(crate) enum Part<'a> {
@@ -126,8 +133,8 @@ impl Rig {
         self.seen = vec![0; self.queues.len()];
         for (index, queue) in self.queues.iter().enumerate() {
             let size = u32::from(self.sizes[index]);
-            let used = queue.used_addr().0;
-            self.set_up_queue(index as u32, size, queue.desc_table_addr().0, queue.avail_addr().0, used);
+            let (table, avail) = (queue.desc_table_addr().0, queue.avail_addr().0);
+            self.set_up_queue(index as u32, size, table, avail, used_ring(index).0);
         }
         self.set(0x70, 15);
     }
@@ -164,27 +171,34 @@ impl Rig {
         for (index, descriptor) in raw.iter().enumerate() {
             self.queues[queue].desc_table().store(index as u16, *descriptor).unwrap();
         }
-        let avail = self.queues[queue].avail();
-        let index = avail.idx().load();
-        avail.ring().ref_at(usize::from(index % self.sizes[queue])).unwrap().store(0);
-        avail.idx().store(index.wrapping_add(1));
+        // The mock's own accesses to the indices are no atomic ones: the device would see them half written.
+        let at = GuestAddress(self.queues[queue].avail_addr().0 + 2);
+        let index: u16 = self.memory.load(at, Ordering::Relaxed).unwrap();
+        let ring = self.queues[queue].avail().ring();
+        ring.ref_at(usize::from(index % self.sizes[queue])).unwrap().store(0);
+        self.memory.store(index.wrapping_add(1), at, Ordering::Release).unwrap();
         self.set(0x50, queue as u32);
+    }
+
+    /// How many buffers the device has used, modulo 65536.
+    pub(crate) fn used_index(&self, queue: usize) -> u16 {
+        self.memory.load(used_ring(queue).unchecked_add(2), Ordering::Acquire).unwrap()
     }
 
     /// The length of the next used buffer, or `None` when the device needs a reset instead.
     pub(crate) fn used(&mut self, queue: usize) -> Option<u32> {
         let deadline = Instant::now() + WATCHDOG;
-        while self.queues[queue].used().idx().load() == self.seen[queue] {
+        while self.used_index(queue) == self.seen[queue] {
             if self.needs_reset() {
                 return None;
             }
             assert!(Instant::now() < deadline, "nothing was used");
             std::thread::yield_now();
         }
-        let at = usize::from(self.seen[queue] % self.sizes[queue]);
+        let at = u64::from(self.seen[queue] % self.sizes[queue]);
         self.seen[queue] = self.seen[queue].wrapping_add(1);
-        let element = self.queues[queue].used().ring().ref_at(at).unwrap().load();
-        Some(element.len())
+        // Behind the flags and the index, entries of two words, of which the second is the length.
+        Some(self.memory.read_obj(used_ring(queue).unchecked_add(4 + 8 * at + 4)).unwrap())
     }
 
     /// One request from start to end: what the device wrote, as long as it said.

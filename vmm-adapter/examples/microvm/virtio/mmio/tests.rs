@@ -114,7 +114,7 @@ fn a_reset_forgets_everything() {
     // What is offered now is not looked at.
     rig.offer(0, super::super::rig::BUFFERS, &[Part::Take(16)]);
     rig.settle();
-    assert_eq!(rig.queues[0].used().idx().load(), 1);
+    assert_eq!(rig.used_index(0), 1);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_running_queue_is_not_changed_and_can_be_stopped() {
     assert_eq!(rig.get(0x44), 0);
     rig.offer(0, super::super::rig::BUFFERS, &[Part::Take(16)]);
     rig.settle();
-    assert_eq!(rig.queues[0].used().idx().load(), 1, "nothing is used any more");
+    assert_eq!(rig.used_index(0), 1, "nothing is used any more");
 }
 
 #[test]
