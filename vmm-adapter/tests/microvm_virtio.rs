@@ -325,37 +325,50 @@ fn wait_for(path: &Path) {
     }
 }
 
-#[test]
-fn programs_of_host_and_guest_meet() {
-    let scratch = Scratch::new("vsock");
-    let path = scratch.path("v");
+/// Somebody on the host who sends back what the guest sends to port 1234.
+fn echo(path: &str) -> thread::JoinHandle<()> {
     let listener = UnixListener::bind(format!("{path}_1234")).unwrap();
-    let echo = thread::spawn(move || {
+    thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut back = stream.try_clone().unwrap();
         std::io::copy(&mut stream, &mut back).unwrap();
         back.shutdown(Shutdown::Both).unwrap();
-    });
-    let mut child = command(&["--vsock", &format!("cid=3,uds={path}"), "--cmdline", "serve"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    wait_for(Path::new(&path));
-    // The guest refuses until it serves.
+    })
+}
+
+/// Microvm with a guest that serves one program at port 52.
+fn serve(path: &str) -> Child {
+    let mut command = command(&["--vsock", &format!("cid=3,uds={path}"), "--cmdline", "serve"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for(Path::new(path));
+    child
+}
+
+/// A program that the guest serves. It refuses until it does.
+fn connect(path: &str) -> (UnixStream, BufReader<UnixStream>) {
     let deadline = Instant::now() + Duration::from_secs(60);
-    let (mut stream, mut reader) = loop {
+    loop {
         assert!(Instant::now() < deadline, "the guest does not serve");
-        let mut stream = UnixStream::connect(&path).unwrap();
-        stream.write_all(b"CONNECT 52\n").unwrap();
+        let mut stream = UnixStream::connect(path).unwrap();
+        // It may be closed at once.
+        let _ = stream.write_all(b"CONNECT 52\n");
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
+        let _ = reader.read_line(&mut line);
         if line.starts_with("OK ") {
-            break (stream, reader);
+            return (stream, reader);
         }
         thread::sleep(Duration::from_millis(20));
-    };
+    }
+}
+
+#[test]
+fn programs_of_host_and_guest_meet() {
+    let scratch = Scratch::new("vsock");
+    let path = scratch.path("v");
+    let echo = echo(&path);
+    let mut child = serve(&path);
+    let (mut stream, mut reader) = connect(&path);
     let data: Vec<u8> = (0..150_000_u32).map(|n| (n / 5) as u8).collect();
     let theirs = data.clone();
     let writer = thread::spawn(move || {
@@ -370,6 +383,36 @@ fn programs_of_host_and_guest_meet() {
     assert!(said.contains("vsock cid 3: refused, echo good") && said.contains("served"), "{said}");
     echo.join().unwrap();
     assert!(!Path::new(&path).exists(), "the socket goes with the VM");
+}
+
+/// Programs that cannot be served, for want of files, hear so; and when there are files again the next ones are served.
+#[test]
+fn programs_that_find_no_file_left_are_turned_away() {
+    let scratch = Scratch::new("files");
+    let path = scratch.path("v");
+    let echo = echo(&path);
+    let mut child = serve(&path);
+    // From now on the device's driver is there.
+    echo.join().unwrap();
+    let open = fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap().count();
+    let limit = libc::rlimit { rlim_cur: open as libc::rlim_t + 4, rlim_max: 1024 };
+    let pid = child.id() as libc::pid_t;
+    // SAFETY: the limit lives across the call, and no old one is asked for.
+    assert_eq!(unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) }, 0);
+    // They say nothing, so the first of them are kept.
+    let silent: Vec<_> = (0..30).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    for mut stream in silent.iter().skip(20) {
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "it hears the end");
+    }
+    drop(silent);
+    let (mut stream, mut reader) = connect(&path);
+    stream.write_all(b"all is well").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut back = String::new();
+    reader.read_to_string(&mut back).unwrap();
+    assert_eq!(back, "all is well");
+    good(&wait(&mut child));
 }
 
 fn wait(child: &mut Child) -> Output {

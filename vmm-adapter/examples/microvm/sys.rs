@@ -81,6 +81,15 @@ pub(crate) fn wait<const N: usize>(fds: [RawFd; N], timeout: i32) -> io::Result<
     }
 }
 
+/// Which of these sockets' other ends are closed. When it cannot be told none is.
+pub(crate) fn hung_up<'a>(sockets: impl IntoIterator<Item = &'a UnixStream>) -> Vec<bool> {
+    let entry = |socket: &UnixStream| libc::pollfd { fd: socket.as_raw_fd(), events: 0, revents: 0 };
+    let mut polled: Vec<_> = sockets.into_iter().map(entry).collect();
+    // SAFETY: the list has as many entries as is said, and lives across the call, which does not wait.
+    unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, 0) };
+    polled.iter().map(|entry| entry.revents & (libc::POLLHUP | libc::POLLERR) != 0).collect()
+}
+
 /// Locks a file for one writer, or for readers, until it is closed. `WouldBlock`: others have it.
 pub(crate) fn lock(file: &File, exclusive: bool) -> io::Result<()> {
     let kind = if exclusive { libc::LOCK_EX } else { libc::LOCK_SH };

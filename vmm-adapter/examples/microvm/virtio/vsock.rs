@@ -147,18 +147,17 @@ impl Device for Vsock {
         watch: &mut EventOps<'_>,
     ) -> Result<Progress, Broken> {
         self.muxer.bury(watch);
-        match ready {
-            Some(event) if event.fd() != self.host.as_raw_fd() => {
-                if let Some((stream, port)) = self.host.progress(event.fd(), watch) {
-                    self.muxer.host_connects(stream, port);
-                }
-                self.muxer.ready(&event);
+        let others_event = ready.filter(|event| event.fd() != self.host.as_raw_fd());
+        if let Some(event) = &others_event {
+            if let Some((stream, port)) = self.host.progress(event.fd(), watch) {
+                self.muxer.host_connects(stream, port);
             }
-            // The listening socket; or the driver, which may have become ready when programs were waiting already.
-            _ => {
-                for (stream, port) in self.host.accept(watch) {
-                    self.muxer.host_connects(stream, port);
-                }
+            self.muxer.ready(event);
+        }
+        // The listening socket; or the driver, which may have become ready when programs were waiting already.
+        if others_event.is_none() || self.host.has_missed() {
+            for (stream, port) in self.host.accept(watch) {
+                self.muxer.host_connects(stream, port);
             }
         }
         let sent = self.transmit(queues, watch)?;

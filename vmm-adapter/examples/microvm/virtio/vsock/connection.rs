@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use event_manager::EventSet;
 
 use super::packet::{Header, NO_RECEIVE, NO_SEND, op};
+use crate::sys;
 
 /// How much of the guest's data waits for the host's program. The guest is told, and sends no more.
 const BUFFER: u32 = 64 << 10;
@@ -97,8 +98,24 @@ impl Connection {
     /// The socket has become ready in this way.
     pub(super) fn ready(&mut self, events: EventSet) -> Fate {
         self.readable |= events.intersects(EventSet::IN | EventSet::READ_HANG_UP | EventSet::HANG_UP);
-        self.hung_up |= events.intersects(EventSet::HANG_UP | EventSet::ERROR);
+        // The socket itself is asked: the event may have been another's, which had the same number a moment ago.
+        if events.intersects(EventSet::HANG_UP | EventSet::ERROR) && sys::hung_up([&self.stream]) == [true] {
+            self.hung_up = true;
+            if !self.established {
+                // Nobody waits for the guest's answer any more.
+                return self.give_up();
+            }
+        }
         self.flush()
+    }
+
+    /// Ends a connection whose program is gone, whatever is still on its way.
+    pub(super) fn give_up(&self) -> Fate {
+        if !self.established && self.first.is_some() {
+            // The guest has not been asked.
+            return Fate::Gone;
+        }
+        Fate::Reset
     }
 
     /// A packet from the guest, `host_port` being ours.

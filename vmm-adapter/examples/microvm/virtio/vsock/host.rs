@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -24,6 +25,10 @@ pub(crate) struct Host {
     path: PathBuf,
     listener: UnixListener,
     waiting: BTreeMap<RawFd, (UnixStream, Vec<u8>)>,
+    /// Given up for a moment when no other file can be opened: a program that cannot be served is to hear so, not to wait.
+    spare: Option<File>,
+    /// Programs may wait that could not be taken. The listening socket does not say so again.
+    missed: bool,
 }
 
 /// What came of a program's command.
@@ -46,7 +51,8 @@ impl Host {
         let listener = bound.and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
         let listener =
             listener.map_err(|error| Error::new(format!("cannot listen at {}: {error}", path.display())))?;
-        Ok(Self { path: path.to_owned(), listener, waiting: BTreeMap::new() })
+        let waiting = BTreeMap::new();
+        Ok(Self { path: path.to_owned(), listener, waiting, spare: spare_file(), missed: false })
     }
 
     pub(super) fn watch(&self, watch: &mut EventOps<'_>) -> std::result::Result<(), Broken> {
@@ -57,7 +63,23 @@ impl Host {
     /// Takes all programs that want to connect. Gives those that have already said to which port.
     pub(super) fn accept(&mut self, watch: &mut EventOps<'_>) -> Vec<(UnixStream, u32)> {
         let mut ready = Vec::new();
-        while let Ok((stream, _)) = self.listener.accept() {
+        self.missed = false;
+        loop {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) =>
+                {
+                    continue;
+                }
+                // There are too many files.
+                Err(_) if self.turn_away() => continue,
+                Err(_) => {
+                    self.missed = true;
+                    break;
+                }
+            };
             if self.waiting.len() >= MOST_WAITING || stream.set_nonblocking(true).is_err() {
                 continue;
             }
@@ -70,6 +92,19 @@ impl Host {
             }
         }
         ready
+    }
+
+    /// Takes a program with the help of the spare file, and closes it.
+    fn turn_away(&mut self) -> bool {
+        self.spare = None;
+        let taken = self.listener.accept().is_ok();
+        self.spare = spare_file();
+        taken
+    }
+
+    /// Whether programs may wait of which nothing will be heard: they are to be taken at any occasion.
+    pub(super) fn has_missed(&self) -> bool {
+        self.missed
     }
 
     /// Reads what the program behind `fd` says. Gives it, still watched, when it has said which port it wants.
@@ -109,6 +144,10 @@ impl Drop for Host {
         // If somebody removed it before there is nothing to do.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+fn spare_file() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 fn is_dead(path: &Path) -> bool {

@@ -10,9 +10,11 @@ use event_manager::{EventOps, EventSet, Events};
 use super::connection::{Connection, Fate};
 use super::host::Host;
 use super::packet::{HOST, Header, STREAM, op};
+use crate::sys;
 
-/// How many connections there may be, and how many refusals may wait.
-const MOST: usize = 1024;
+/// How many connections there may be, and how many refusals may wait. Each connection is an open file, of which a process
+/// may usually have 1024; the rest of microvm needs some too.
+pub(super) const MOST: usize = 256;
 /// The host's ports of connections that its programs make: above those that programs of the guest connect to.
 const FIRST_PORT: u32 = 1 << 30;
 
@@ -72,12 +74,27 @@ impl Muxer {
 
     /// A program of the host, whose socket is watched already, wants to connect to this port of the guest.
     pub(super) fn host_connects(&mut self, stream: UnixStream, port: u32) {
-        if self.connections.len() >= MOST {
+        if !self.make_room() {
             self.dead.push(stream);
             return;
         }
         let ports = Ports { host: self.free_port(port), guest: port };
         self.insert(ports, Connection::from_host(stream));
+    }
+
+    /// Sees to it that there can be another connection. Those whose program is gone must go, if the guest has not ended
+    /// them itself: it may never do that.
+    fn make_room(&mut self) -> bool {
+        if self.connections.len() >= MOST {
+            // Their events may still be on their way.
+            let gone = sys::hung_up(self.connections.values().map(|connection| &connection.stream));
+            let mut all = self.connections.iter().zip(gone);
+            let abandoned = all.find(|(_, gone)| *gone).map(|((ports, connection), _)| (*ports, connection));
+            if let Some((ports, fate)) = abandoned.map(|(ports, connection)| (ports, connection.give_up())) {
+                self.settle(ports, fate);
+            }
+        }
+        self.connections.len() < MOST
     }
 
     fn free_port(&mut self, guest: u32) -> u32 {
@@ -114,7 +131,7 @@ impl Muxer {
             self.settle(ports, fate);
             return fate != Fate::Reset || header.op == op::SHUTDOWN;
         }
-        if header.op == op::REQUEST && self.connections.len() < MOST {
+        if header.op == op::REQUEST && self.make_room() {
             let all = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
             let stream = host.connect(ports.host).ok();
             if let Some(stream) = stream.filter(|stream| watch.add(Events::new(stream, all)).is_ok()) {
@@ -150,6 +167,7 @@ impl Muxer {
         }
         if let Some(connection) = self.connections.remove(&ports) {
             self.by_fd.remove(&connection.stream.as_raw_fd());
+            self.turns.retain(|turn| *turn != ports);
             self.dead.push(connection.stream);
         }
     }

@@ -204,6 +204,102 @@ fn nobody_there_is_a_reset() {
 }
 
 #[test]
+fn programs_that_go_before_the_guest_answers_are_forgotten() {
+    let (mut rig, path) = device();
+    let connect = || {
+        let mut program = UnixStream::connect(&path).unwrap();
+        program.write_all(b"CONNECT 1000\n").unwrap();
+        program
+    };
+    // The guest was asked: it hears.
+    let program = connect();
+    let (what, asked, ..) = receive(&mut rig);
+    assert_eq!(what, op::REQUEST);
+    drop(program);
+    assert_eq!(receive(&mut rig), (op::RESET, asked, 0, vec![]));
+    // An answer that is late is to nobody.
+    send(&mut rig, &packet(asked, op::RESPONSE, 0, 0, b""));
+    assert_eq!(receive(&mut rig), (op::RESET, asked, 0, vec![]));
+    // More than there is room for, one after the other, whom the guest never answers.
+    for _ in 0..2 * muxer::MOST {
+        let program = connect();
+        let (mut what, mut port, ..) = receive(&mut rig);
+        while what == op::RESET {
+            (what, port, ..) = receive(&mut rig);
+        }
+        assert!(what == op::REQUEST && port > asked);
+        drop(program);
+    }
+}
+
+#[test]
+fn the_guest_is_not_asked_for_programs_that_are_gone() {
+    let (mut rig, path) = device();
+    for _ in 0..2 * muxer::MOST {
+        let mut program = UnixStream::connect(&path).unwrap();
+        program.write_all(b"CONNECT 1000\n").unwrap();
+        // Its command is read; nothing goes to the guest, which has given no buffer.
+        std::thread::yield_now();
+        drop(program);
+    }
+    let mut program = UnixStream::connect(&path).unwrap();
+    program.write_all(b"CONNECT 2000\n").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    rig.settle();
+    const AT: u64 = BUFFERS + 0x2_0000;
+    let mut heard = Vec::new();
+    while heard.last() != Some(&(2000, op::REQUEST)) {
+        assert!(heard.len() < 3, "{heard:?}");
+        rig.offer(RECEIVE, AT, &[Part::Take(4096)]);
+        rig.used(RECEIVE).unwrap();
+        let mut bytes = [0; 44];
+        rig.memory.read_slice(&mut bytes, GuestAddress(AT)).unwrap();
+        heard.push((u32::from_le_bytes(bytes[20..24].try_into().unwrap()), u16::from(bytes[30])));
+    }
+    // But for one packet, which was on its way.
+    assert!(heard.len() == 1 || heard[..2] == [(1000, op::REQUEST), (1000, op::RESET)], "{heard:?}");
+}
+
+/// As many connections as there may be, of programs that are gone, and a guest that never ends one.
+#[test]
+fn connections_that_the_guest_does_not_end_make_room() {
+    const AT: u64 = BUFFERS + 0x2_0000;
+    let (mut rig, path) = device();
+    let listener = listen(&path, 89);
+    // What the guest hears when it connects from this port.
+    let connect = |rig: &mut Rig, guest: u32| {
+        let mut request = packet(89, op::REQUEST, 0, 0, b"");
+        request[16..20].copy_from_slice(&guest.to_le_bytes());
+        send(rig, &request);
+        loop {
+            rig.offer(RECEIVE, AT, &[Part::Take(4096)]);
+            rig.used(RECEIVE).unwrap();
+            let mut bytes = [0; 44];
+            rig.memory.read_slice(&mut bytes, GuestAddress(AT)).unwrap();
+            if bytes[20..24] == guest.to_le_bytes() {
+                return u16::from(bytes[30]);
+            }
+        }
+    };
+    let most = muxer::MOST as u32;
+    let mut programs = Vec::new();
+    for guest in 0..most {
+        assert_eq!(connect(&mut rig, guest), op::RESPONSE);
+        programs.push(listener.accept().unwrap().0);
+    }
+    assert_eq!(connect(&mut rig, most), op::RESET, "all of them are in use");
+    programs.clear();
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    rig.settle();
+    for guest in most..2 * most {
+        assert_eq!(connect(&mut rig, guest), op::RESPONSE, "{guest}");
+        programs.push(listener.accept().unwrap().0);
+    }
+    assert_eq!(connect(&mut rig, 2 * most), op::RESET, "all of them are in use again");
+    std::fs::remove_file(format!("{}_89", path.display())).unwrap();
+}
+
+#[test]
 fn commands_that_are_wrong_end_the_connection() {
     let (_rig, path) = device();
     for wrong in [
