@@ -41,9 +41,18 @@ fn text(bytes: &[u8]) -> String {
 
 /// Fails with one line on standard error that has all of `words` in it.
 fn fails(arguments: &[&str], words: &[&str]) {
+    fails_with(1, arguments, words);
+}
+
+/// The same for what the host refuses.
+fn is_refused(arguments: &[&str], words: &[&str]) {
+    fails_with(34, arguments, words);
+}
+
+fn fails_with(code: i32, arguments: &[&str], words: &[&str]) {
     let output = run(arguments);
     let complaint = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {complaint}");
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {complaint}");
     let last = complaint.lines().last().unwrap();
     for word in words {
         assert!(last.contains(word), "{arguments:?}: no {word:?} in {last:?}");
@@ -195,7 +204,7 @@ fn the_command_line_explains_itself() {
     let output = run(&["--help"]);
     let help = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0));
-    for word in ["Exit codes:", " 32 ", " 33 ", " 35 ", "Examples:", "--kernel", "Ctrl-A x"] {
+    for word in ["Exit codes:", " 32 ", " 33 ", " 34 ", " 35 ", "Examples:", "--kernel", "Ctrl-A x"] {
         assert!(help.contains(word), "{word}");
     }
     assert_eq!(run(&["--no-such-option"]).status.code(), Some(2));
@@ -233,7 +242,7 @@ fn an_image_with_a_header_boots() {
     // Its place is not the start of memory, and v11 has no other entry.
     words[2] = 0x8_0000;
     if !Path::new("/dev/gunyah").exists() {
-        fails(&["--kernel", &image("Image-offset", &words)], &["does not offer an entry point"]);
+        is_refused(&["--kernel", &image("Image-offset", &words)], &["does not offer an entry point"]);
     }
 }
 
@@ -301,7 +310,7 @@ fn lost_output_is_said_once_and_the_guest_goes_on() {
 #[test]
 fn the_protected_kind_is_refused_where_there_is_none() {
     if !Path::new("/dev/gunyah").exists() {
-        fails(&["--protected"], &["does not offer memory that the host cannot reach"]);
+        is_refused(&["--protected"], &["does not offer memory that the host cannot reach"]);
     }
 }
 
@@ -325,7 +334,7 @@ fn one_program_runs_on_every_flavour() {
         assert_eq!(output.status.code(), Some(0), "{flavour}: {}", text(&output.stderr));
         assert!(text(&output.stdout).contains("test device: 8 passed, 0 failed"), "{flavour}");
         let protected = on_fake(&fake, &["--protected"]);
-        let want = if flavour == Flavour::V11 { 1 } else { 0 };
+        let want = if flavour == Flavour::V11 { 34 } else { 0 };
         assert_eq!(protected.status.code(), Some(want), "{flavour}: {}", text(&protected.stderr));
     }
     let vendor = Fake::builder().flavour(Flavour::Vendor).build().unwrap();
@@ -346,14 +355,14 @@ fn a_kernel_that_cannot_be_right() {
 
     let fake = Fake::builder().guest(Guest::code()).start_fails(Errno::ENODEV).build().unwrap();
     let output = on_fake(&fake, &[]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(34));
     let complaint = text(&output.stderr);
     assert!(complaint.contains("VM_START") && complaint.contains("No such device"), "{complaint}");
 
     let limited =
         Fake::builder().flavour(Flavour::Android14).memlock(1 << 20).guest(Guest::code()).build().unwrap();
     let output = on_fake(&limited, &[]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(34));
     assert!(text(&output.stderr).contains("Cannot allocate memory"), "{}", text(&output.stderr));
 
     // A guest that powers off without the checks has not done its work.

@@ -112,12 +112,15 @@ Protected guests:
 
 Exit codes:
     0  the guest powered off (the built-in guest: and the test device found nothing wrong)
-    1  microvm cannot go on, or the host refuses the VM; one line on standard error says why
-    2  the command line or the configuration file is wrong
+    1  microvm cannot go on: a kernel, disk, socket, network or hypervisor that it cannot open or use, a size or number that
+       cannot be, or a failure while the guest ran
+    2  the command line or the configuration file makes no sense, or the latter cannot be read
    32  the guest reset itself; run microvm again for another boot
    33  the guest crashed
+   34  the host refuses the VM: it lacks what was asked for, has no memory for it, or does not start it
    35  Ctrl-A x
   128+n  signal n (SIGTERM, SIGINT, SIGHUP and SIGQUIT end the guest in order)
+  With 1, 2 and 34 the last line on standard error says why.
 
 Examples:
   microvm                                  run the built-in guest

@@ -36,7 +36,9 @@ fn main() -> ExitCode {
         Ok(options) => options,
         Err(error) => return complain(&error, outcome::USAGE),
     };
-    run(&options).unwrap_or_else(|error| complain(&error, outcome::FAILURE))
+    run(&options).unwrap_or_else(|error| {
+        complain(&error, if error.is_refusal() { outcome::REFUSED } else { outcome::FAILURE })
+    })
 }
 
 fn run(options: &cli::Options) -> error::Result<ExitCode> {

@@ -10,6 +10,8 @@ pub(crate) const FAILURE: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 const RESET: u8 = 32;
 const CRASH: u8 = 33;
+/// The host refuses the VM.
+pub(crate) const REFUSED: u8 = 34;
 const QUIT: u8 = 35;
 const SIGNAL: u8 = 128;
 
