@@ -7,14 +7,14 @@ use clap::{Parser, ValueEnum};
 /// Which hypervisor to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Choice {
-    /// Gunyah, or the fake where this host has no /dev/gunyah
+    /// Gunyah, or the fake where this host has no /dev/gunyah; in builds without the gunyah feature: KVM
     #[default]
     Auto,
     /// Gunyah, by way of its device
     Gunyah,
-    /// KVM, on arm64 hosts
+    /// KVM, on arm64 hosts, in builds with the kvm feature
     Kvm,
-    /// A fake Gunyah kernel inside this process
+    /// A fake Gunyah kernel inside this process, in builds with the gunyah feature
     Fake,
 }
 
@@ -26,8 +26,9 @@ use crate::error::Result;
 /// Without --kernel it runs a built-in guest, which greets, checks reads and writes of every width with a test device,
 /// starts a second CPU if there is one, and powers off.
 ///
-/// Without /dev/gunyah it uses a fake Gunyah kernel inside this process, which interprets the guest's instructions:
-/// enough for small bare-metal guests, on any host.
+/// Without /dev/gunyah it uses a fake Gunyah kernel inside this process. On arm64 hosts whose /dev/kvm can be used, and has a
+/// GICv3, the fake runs the guest's code on KVM, Linux too; elsewhere it interprets it, which is enough for small bare-metal
+/// guests. The first line on standard error says which.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "microvm", version, after_help = AFTER_HELP)]
 pub(crate) struct Options {
