@@ -298,6 +298,60 @@ fn a_missing_passt_says_what_to_install() {
     assert!(text(&output.stderr).contains("apt-get install passt"), "{}", text(&output.stderr));
 }
 
+/// Passts that this process made.
+fn passts(parent: u32) -> Vec<u32> {
+    let numbers =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let is_ours = |pid: &u32| {
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+        let (name, rest) = stat.rsplit_once(") ").unwrap();
+        name.contains("(passt") && rest.split(' ').nth(1) == Some(&parent.to_string())
+    };
+    numbers.filter(is_ours).collect()
+}
+
+/// Whether a process runs: one that nobody has waited for does not.
+fn runs(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit_once(") ").unwrap().1.starts_with('Z'))
+}
+
+#[test]
+fn passt_goes_with_microvm_however_that_ends() {
+    let required = std::env::var_os("MICROVM_PASST").is_some_and(|value| value == "required");
+    for signal in [libc::SIGTERM, libc::SIGKILL] {
+        let mut command = command(&["--net", "user", "--cmdline", "spin"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let passt = loop {
+            if let [passt] = passts(child.id())[..] {
+                break passt;
+            }
+            if child.try_wait().unwrap().is_some() {
+                let complaint = text(&wait(&mut child).stderr);
+                assert!(complaint.contains("apt-get install passt"), "{complaint}");
+                assert!(!required, "passt is missing: apt-get install passt");
+                return eprintln!(
+                    "not checked with passt, as MICROVM_PASST=required is not set: {complaint}"
+                );
+            }
+            assert!(Instant::now() < deadline, "there is no passt");
+            thread::sleep(Duration::from_millis(10));
+        };
+        // It sets itself up, as somebody else if it was started by root.
+        thread::sleep(Duration::from_millis(500));
+        assert!(runs(passt), "it has ended: {}", text(&wait(&mut child).stderr));
+        // SAFETY: a signal to a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+        wait(&mut child);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while runs(passt) {
+            assert!(Instant::now() < deadline, "passt runs on after signal {signal}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
 #[test]
 fn the_consoles_and_random_numbers() {
     let output = command(&["--console", "virtio", "--rng", "--cmdline", "echo"])

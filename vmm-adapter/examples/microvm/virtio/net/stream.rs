@@ -1,6 +1,7 @@
 //! Frames over a stream, each behind its length in 4 bytes, the highest first.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -33,6 +34,12 @@ impl Stream {
     pub(crate) fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Self { socket, inward: vec![0; BUFFER], start: 0, end: 0, outward: Vec::new() })
+    }
+
+    /// Tells the other end that this is the end.
+    pub(super) fn shut_down(&self) {
+        // If the other end is gone it knows.
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 
     /// A whole frame of what was read: where its bytes are.
