@@ -137,12 +137,33 @@ pub(crate) fn memory_file(name: &str) -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
-/// Makes `file`, an open /dev/net/tun, the other end of a tap interface: frames as they are, without a header.
+/// Makes `file`, an open /dev/net/tun, the other end of a tap interface, with a header before each frame.
 pub(crate) fn attach_tap(file: &File, name: &str) -> io::Result<()> {
     let mut request = interface(name)?;
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
     // SAFETY: the kernel reads and writes a whole ifreq, which lives across the call.
     let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &mut request) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets how long the headers are, and that frames to read are to be complete, whatever somebody asked of the interface before.
+pub(crate) fn set_up_tap(file: &File, header: usize) -> io::Result<()> {
+    let size = libc::c_int::try_from(header).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the kernel reads an int, which lives across the call.
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, &size) };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a call with a number, on a file that is open.
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as _, 0 as libc::c_ulong) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives this thread a network of its own, which goes away with it.
+#[cfg(test)]
+pub(crate) fn enter_own_network() -> io::Result<()> {
+    // SAFETY: a call without pointers, which is about this thread alone.
+    let done = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -1,7 +1,9 @@
 //! The network device.
 //!
-//! No offloads are offered: every frame is one that a wire would carry, with its checksums in it, and no longer than the
-//! buffers that the driver gives.
+//! To the guest every frame is one that a wire would carry, with its checksums in it, and no longer than the buffers that the
+//! driver gives. From the guest a link may take more: checksums that are to be filled in, and TCP segments of many frames'
+//! length that are to be cut. So a guest that sends much does so with few requests; else it would wait for an interrupt
+//! after every few frames, as Linux keeps no more of a connection's in a queue.
 
 pub(crate) mod passt;
 pub(crate) mod stream;
@@ -28,7 +30,8 @@ const BATCH: usize = 128;
 pub(crate) const LARGEST_FRAME: usize = (64 << 10) + 18;
 /// struct virtio_net_hdr_v1. All zeros, but for the number of buffers of a received frame.
 const HEADER: usize = 12;
-const RECEIVED: [u8; HEADER] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+pub(crate) type Header = [u8; HEADER];
+const RECEIVED: Header = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
 /// What a network card is connected to. Nothing here blocks.
 pub(crate) trait Link: Send {
@@ -38,8 +41,14 @@ pub(crate) trait Link: Send {
     /// The next frame's length, put at the start of `frame`. `WouldBlock`: there is none.
     fn receive(&mut self, frame: &mut [u8]) -> io::Result<usize>;
 
-    /// Takes a frame. `WouldBlock`: not now, offer it again when the file can be written.
-    fn send(&mut self, frame: &[u8]) -> io::Result<()>;
+    /// What it does to frames that are sent, as features of the device that let the driver leave it undone.
+    fn offloads(&self) -> u64 {
+        0
+    }
+
+    /// Takes a frame, with what [`Link::offloads`] is to be done to it: all zeros if there are none. `WouldBlock`: not now,
+    /// offer it again when the file can be written.
+    fn send(&mut self, header: &Header, frame: &[u8]) -> io::Result<()>;
 
     /// Goes on with what was taken and is not sent. `WouldBlock`: there is more of it.
     fn flush(&mut self) -> io::Result<()> {
@@ -62,6 +71,9 @@ pub(crate) struct Net {
     inward: Vec<u8>,
     waiting: Option<usize>,
     outward: Vec<u8>,
+    header: Header,
+    /// The driver leaves things for the link to do.
+    offloads: bool,
     /// A frame to send, of this length, and the request that it came by.
     unsent: Option<(usize, u16)>,
 }
@@ -76,6 +88,8 @@ impl Net {
             inward: vec![0; LARGEST_FRAME],
             waiting: None,
             outward: vec![0; LARGEST_FRAME],
+            header: [0; HEADER],
+            offloads: false,
             unsent: None,
         }
     }
@@ -125,9 +139,11 @@ impl Net {
                 Some(unsent) => unsent,
                 None => {
                     let Some(mut chain) = queues.pop(TRANSMIT)? else { return Ok(Progress::Idle) };
-                    let mut header = [0; HEADER];
-                    if chain.readable.read_exact(&mut header).is_none() {
+                    if chain.readable.read_exact(&mut self.header).is_none() {
                         return Err(Broken::new("a frame to send has no header"));
+                    }
+                    if !self.offloads {
+                        self.header = [0; HEADER];
                     }
                     if chain.readable.len() > LARGEST_FRAME as u64 {
                         queues.counters.failed.add(1);
@@ -138,7 +154,7 @@ impl Net {
                 }
             };
             let frame = self.outward.get(..len).unwrap_or_default();
-            let sent = self.link.as_mut().map_or(Ok(()), |link| link.send(frame));
+            let sent = self.link.as_mut().map_or(Ok(()), |link| link.send(&self.header, frame));
             match sent {
                 Ok(()) => queues.counters.from_guest.add(len as u64),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -171,7 +187,7 @@ impl Device for Net {
     }
 
     fn features(&self) -> u64 {
-        1 << VIRTIO_NET_F_MAC
+        1 << VIRTIO_NET_F_MAC | self.link.as_ref().map_or(0, |link| link.offloads())
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -188,6 +204,10 @@ impl Device for Net {
         watch
             .add(Events::new_raw(link.fd(), all))
             .map_err(|error| Broken(format!("cannot wait for frames: {error}")))
+    }
+
+    fn activate(&mut self, features: u64) {
+        self.offloads = self.link.as_ref().is_some_and(|link| link.offloads() & features != 0);
     }
 
     fn reset(&mut self) {

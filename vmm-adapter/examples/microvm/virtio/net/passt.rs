@@ -7,8 +7,8 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
-use super::Link;
 use super::stream::Stream;
+use super::{Header, Link};
 use crate::error::{Error, Result};
 use crate::sys;
 
@@ -57,8 +57,8 @@ impl Link for Passt {
         self.stream.receive(frame)
     }
 
-    fn send(&mut self, frame: &[u8]) -> io::Result<()> {
-        self.stream.send(frame)
+    fn send(&mut self, header: &Header, frame: &[u8]) -> io::Result<()> {
+        self.stream.send(header, frame)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use super::{LARGEST_FRAME, Link};
+use super::{Header, LARGEST_FRAME, Link};
 use crate::error::{Error, Result};
 
 /// How much is read at a time, at the most.
@@ -85,7 +85,7 @@ impl Link for Stream {
         }
     }
 
-    fn send(&mut self, frame: &[u8]) -> io::Result<()> {
+    fn send(&mut self, _header: &Header, frame: &[u8]) -> io::Result<()> {
         self.flush()?;
         let len = u32::try_from(frame.len()).map_err(|_| ErrorKind::InvalidInput)?;
         self.outward.extend_from_slice(&len.to_be_bytes());
@@ -160,7 +160,7 @@ mod tests {
         let (mut sent, mut got, mut blocked) = (0, Vec::new(), false);
         while sent < 50 || stream.flush().is_err() {
             if sent < 50 {
-                match stream.send(&frame) {
+                match stream.send(&[0; 12], &frame) {
                     Ok(()) => sent += 1,
                     Err(error) => {
                         assert_eq!(error.kind(), ErrorKind::WouldBlock);
