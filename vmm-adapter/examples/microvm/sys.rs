@@ -125,16 +125,21 @@ pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
     if done == 0 { Ok(socket) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A file that is in memory only.
-pub(crate) fn memory_file(name: &str) -> io::Result<File> {
+/// A file that is in memory only, of `size` zeros, and that nobody can make larger.
+pub(crate) fn memory_file(name: &str, size: u64) -> io::Result<File> {
     let name = CString::new(name)?;
     // SAFETY: the name ends with a zero byte and lives across the call.
-    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel just made this descriptor for us, and nobody else has it.
-    Ok(unsafe { File::from_raw_fd(fd) })
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(size)?;
+    // SAFETY: a call with a number, on a file that is open.
+    let done =
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_GROW | libc::F_SEAL_SHRINK) };
+    if done == 0 { Ok(file) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Makes `file`, an open /dev/net/tun, the other end of a tap interface, with a header before each frame.
@@ -165,6 +170,13 @@ pub(crate) fn enter_own_network() -> io::Result<()> {
     // SAFETY: a call without pointers, which is about this thread alone.
     let done = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether this network has an interface of that name.
+pub(crate) fn has_interface(name: &str) -> bool {
+    let Ok(name) = CString::new(name) else { return false };
+    // SAFETY: the name ends with a zero byte and lives across the call.
+    unsafe { libc::if_nametoindex(name.as_ptr()) != 0 }
 }
 
 /// Brings a network interface up.

@@ -16,6 +16,11 @@ const PROGRAM: &str = "passt";
 /// Our socket is its standard input, so that nothing needs to be inherited besides.
 const OPTIONS: [&str; 7] = ["--foreground", "--quiet", "--stderr", "--mtu", "1500", "--fd", "0"];
 
+/// How many lines of them are shown.
+const MOST_SAID: usize = 5;
+/// Bytes of its complaints that are kept. A guest can give it reasons for more.
+const MOST_COMPLAINTS: u64 = 16 << 10;
+
 /// A passt of our own, which becomes nobody if it is started by root. It ends when its socket does, so also when this process
 /// is killed.
 #[derive(Debug)]
@@ -31,7 +36,7 @@ impl Passt {
         let cannot =
             |error: io::Error| Error::new(format!("cannot start {PROGRAM} for the network: {error}"));
         let (ours, theirs) = UnixStream::pair().map_err(cannot)?;
-        let complaints = sys::memory_file(PROGRAM).map_err(cannot)?;
+        let complaints = sys::memory_file(PROGRAM, MOST_COMPLAINTS).map_err(cannot)?;
         let child = Command::new(PROGRAM)
             .args(OPTIONS)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -66,12 +71,20 @@ impl Link for Passt {
     }
 
     fn last_words(&mut self) -> String {
-        let mut text = String::new();
-        let _ = self.complaints.rewind().and_then(|()| self.complaints.read_to_string(&mut text));
+        // What it wrote, and zeros.
+        let mut bytes = Vec::new();
+        let _ = self.complaints.rewind().and_then(|()| self.complaints.read_to_end(&mut bytes));
+        let text = String::from_utf8_lossy(&bytes);
         // Without a system log it says so of each line.
-        let lines =
-            text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains("to syslog"));
-        lines.collect::<Vec<_>>().join("; ")
+        let lines = text
+            .trim_end_matches('\0')
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.contains("to syslog"));
+        // The last ones say why it ended.
+        let mut last: Vec<_> = lines.rev().take(MOST_SAID).collect();
+        last.reverse();
+        last.join("; ")
     }
 }
 
@@ -177,6 +190,24 @@ mod tests {
                 return found;
             }
         }
+    }
+
+    #[test]
+    fn what_it_says_is_kept_within_bounds() {
+        let Ok(mut passt) = Passt::start() else {
+            // The other tests say what is missing.
+            return;
+        };
+        let _ = passt.child.kill();
+        let _ = passt.child.wait();
+        passt.complaints.rewind().unwrap();
+        std::io::Write::write_all(&mut passt.complaints, b"one\nFailed to send 9 bytes to syslog\ntwo\n")
+            .unwrap();
+        assert!(passt.last_words().starts_with("one; two"), "{}", passt.last_words());
+        // As much as somebody likes to say.
+        let mut more = passt.complaints.try_clone().unwrap();
+        while std::io::Write::write(&mut more, &[b'x'; 1000]).is_ok() {}
+        assert_eq!(passt.complaints.metadata().unwrap().len(), MOST_COMPLAINTS);
     }
 
     /// The device is given to a driver, and passt, started as for `--net user`, gives the guest an address, answers for the

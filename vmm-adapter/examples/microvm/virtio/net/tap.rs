@@ -4,7 +4,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
@@ -23,7 +22,7 @@ pub(crate) struct Tap(File);
 impl Tap {
     /// Attaches to the interface, or makes it.
     pub(crate) fn open(name: &str) -> Result<Self> {
-        let is_there = Path::new("/sys/class/net").join(name).exists();
+        let is_there = sys::has_interface(name);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -139,7 +138,9 @@ mod tests {
             }
         }
         const NAME: &str = "microvm0";
+        assert!(!sys::has_interface(NAME) && sys::has_interface("lo"));
         let net = Net::new("net0".to_owned(), Mac(MAC), Box::new(Tap::open(NAME).unwrap()));
+        assert!(sys::has_interface(NAME));
         let mut rig = Rig::started(net);
         assert_eq!(rig.offered() & 0x3801, 0x3801);
         let [packets, bytes, bad] = counts(NAME);
