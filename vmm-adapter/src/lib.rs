@@ -98,6 +98,7 @@
 mod boot;
 mod bus;
 mod caps;
+mod chunks;
 mod config;
 mod error;
 pub mod fdt;
