@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::memory::{MemoryRegion, Sharing, check_geometry};
 use crate::vm::Vm;
 
-impl dyn Vm {
+impl dyn Vm + '_ {
     /// Gives the guest `size` bytes at `addr`, side by side in as many regions as this host wants
     /// ([`Vm::largest_region`]), made as [`Vm::allocate`] makes them. Configuring only. Gives the regions in their order; as the VM's
     /// first memory, the first of them is the main one.
