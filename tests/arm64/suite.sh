@@ -145,7 +145,22 @@ native_suite() {
 # judge_conformance LOG: the table, with a column for KVM that is neither missing nor broken.
 judge_conformance() {
     local table=$target/conformance.txt
-    sed -n '/^promise  /,/^test result/p' "$1" | sed '/^test result/d' >"$table"
+    # Without what was not run.
+    sed -n '/^promise  /,/^test result/p' "$1" | awk -F '  +' '
+        /^(test result|=== |\[)/ { next }
+        /^promise  / { inside = 1 }
+        inside && NF > 2 { rows++; for (i = 1; i <= NF; i++) { cell[rows, i] = $i; if (rows > 1 && $i != "not run") keep[i] = 1; if (NF > most) most = NF }; next }
+        { rest = rest $0 "\n" }
+        END {
+            for (i = 1; i <= most; i++) for (r = 1; r <= rows; r++) if (length(cell[r, i]) > width[i]) width[i] = length(cell[r, i])
+            for (r = 1; r <= rows; r++) {
+                line = ""
+                for (i = 1; i <= most; i++) if (keep[i]) line = line sprintf("%-" width[i] "s  ", cell[r, i])
+                sub(/ +$/, "", line)
+                print line
+            }
+            printf "%s", rest
+        }' >"$table"
     cat "$table"
     grep -E '^test result' "$1" || true
     head -n 1 "$table" | grep -qE ' kvm( |$)' || die "KVM is not in the table"
@@ -161,7 +176,7 @@ emulated_conformance() {
     path=$(awk -F'\t' '$2 == "suite" { print $4 }' "$target/executables")
     machine_root "$root"
     "$cross_strip" -o "$root/bin/suite" "$path"
-    echo 'suite kvm:: 2>&1' >>"$root/init"
+    echo 'suite kvm:: --color never 2>&1' >>"$root/init"
     run_machine "$root" conformance 1200 2048
     judge_conformance "$target/conformance.log"
 }
@@ -169,6 +184,6 @@ emulated_conformance() {
 # native_conformance: all of it, on this machine.
 native_conformance() {
     local log=$target/conformance.log
-    ARM64_RIG_KVM=required cargo test --locked -p conformance --test suite 2>&1 | tee "$log" >/dev/null || true
+    ARM64_RIG_KVM=required cargo test --locked -p conformance --test suite -- --color never 2>&1 | tee "$log" >/dev/null || true
     judge_conformance "$log"
 }
