@@ -547,6 +547,20 @@ fn a_small_tree_does_not_cost_much_memory() {
     assert!(why(&raw(&empty, b"p\0")).contains("more than 20000 nodes and properties"));
 }
 
+/// One property can break a rule thousands of times, and details show what stands in the tree.
+#[test]
+fn findings_do_not_flood() {
+    let (mut tree, expect) = (good(), expect());
+    tree.at("serial@10000000").set("interrupts", cells(&[0, 7, 1]).repeat(50_000));
+    tree.at(BELL).set("interrupts", cells(&[1]).repeat(50_000));
+    tree.at("virtio@10001000").set("memory-region", cells(&[9]).repeat(50_000));
+    let found = lint(&buffer(&tree), &expect);
+    let count = |code| found.iter().filter(|finding| finding.rule.code == code).count();
+    assert_eq!((count("device-without-doorbell"), count("bad-interrupt")), (100, 1));
+    assert_eq!(count("device-without-pool"), 1);
+    assert!(found.iter().all(|finding| finding.detail.len() < 1100), "{found:#?}");
+}
+
 #[test]
 fn errors_come_first() {
     let (mut tree, mut expect) = (good(), expect());

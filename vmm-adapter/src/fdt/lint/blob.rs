@@ -1,5 +1,6 @@
 //! Reading a devicetree blob that nobody vouches for.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// How deep nodes may stand in each other. Kernels give up earlier.
@@ -300,6 +301,17 @@ impl Tree {
     pub(super) fn at(&self, path: &str) -> Option<&Node> {
         let names = path.strip_prefix('/')?.split('/').filter(|name| !name.is_empty());
         names.into_iter().try_fold(&self.root, |node, name| node.child(name))
+    }
+
+    /// All phandles, each with the first node that has it.
+    pub(super) fn phandles(&self) -> BTreeMap<u32, &Node> {
+        let mut found = BTreeMap::new();
+        for node in self.root.all() {
+            for phandle in ["phandle", "linux,phandle"].into_iter().filter_map(|name| node.cell(name)) {
+                found.entry(phandle).or_insert(node);
+            }
+        }
+        found
     }
 
     /// The node with a phandle.

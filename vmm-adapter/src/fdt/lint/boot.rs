@@ -1,5 +1,7 @@
 //! Where the guest starts, and what it finds there.
 
+use std::collections::BTreeMap;
+
 use super::blob::{Node, Tree};
 use super::expect::Expect;
 use super::{Findings, rules};
@@ -7,6 +9,9 @@ use crate::memory::Sharing;
 
 /// Devices that reach into the guest's memory, by what they are compatible with.
 const BUS_MASTERS: [&str; 3] = ["virtio,mmio", "pci-host-ecam-generic", "pci-host-cam-generic"];
+
+/// What a pool is compatible with.
+const POOL: &str = "restricted-dma-pool";
 
 pub(super) fn check(tree: &Tree, expect: &Expect, findings: &mut Findings) {
     check_placement(expect, findings);
@@ -73,7 +78,7 @@ fn check_chosen(tree: &Tree, chosen: &Node, expect: &Expect, findings: &mut Find
 fn check_pool(tree: &Tree, expect: &Expect, findings: &mut Findings) {
     let lends = expect.regions.iter().any(|region| region.sharing == Sharing::Private);
     let reserved = tree.root.child("reserved-memory").map_or(&[][..], |node| &node.children);
-    let pools: Vec<_> = reserved.iter().filter(|node| node.is_compatible(&["restricted-dma-pool"])).collect();
+    let pools: Vec<_> = reserved.iter().filter(|node| node.is_compatible(&[POOL])).collect();
     let devices: Vec<_> =
         tree.root.all().into_iter().filter(|node| node.is_compatible(&BUS_MASTERS)).collect();
     if pools.is_empty() {
@@ -86,8 +91,9 @@ fn check_pool(tree: &Tree, expect: &Expect, findings: &mut Findings) {
         }
         return;
     }
+    let phandles = tree.phandles();
     for device in devices {
-        check_reference(tree, device, &pools, findings);
+        check_reference(device, &pools, &phandles, findings);
     }
     for pool in pools.iter().filter(|_| lends) {
         let Some((at, size)) = range(pool) else { continue };
@@ -103,14 +109,14 @@ fn check_pool(tree: &Tree, expect: &Expect, findings: &mut Findings) {
 }
 
 /// Whether the device takes its buffers from a pool: without a reference its driver takes them from anywhere.
-fn check_reference(tree: &Tree, device: &Node, pools: &[&Node], findings: &mut Findings) {
-    let phandles = device.cells("memory-region").unwrap_or_default();
-    let named: Vec<_> = phandles.into_iter().map(|phandle| (phandle, tree.phandle(phandle))).collect();
-    if named.iter().any(|(_, node)| node.is_some_and(|node| pools.iter().any(|pool| pool.path == node.path)))
-    {
+fn check_reference(device: &Node, pools: &[&Node], phandles: &BTreeMap<u32, &Node>, findings: &mut Findings) {
+    let named = device.cells("memory-region").unwrap_or_default();
+    let is_pool =
+        |node: &&Node| node.is_compatible(&[POOL]) && pools.iter().any(|pool| pool.path == node.path);
+    if named.iter().any(|phandle| phandles.get(phandle).is_some_and(is_pool)) {
         return;
     }
-    let detail = match named.first() {
+    let detail = match named.first().map(|phandle| (phandle, phandles.get(phandle))) {
         None => format!("it does not refer to {}", pools.first().map_or("", |pool| &pool.path)),
         Some((phandle, None)) => format!("no node has the phandle {phandle:#x}"),
         Some((_, Some(node))) => format!("{} is no restricted-dma-pool", node.path),
@@ -127,7 +133,7 @@ fn check_reserved(tree: &Tree, expect: &Expect, findings: &mut Findings) {
     let ranges: Vec<_> = reserved.iter().filter_map(|node| Some((node, range(node)?))).collect();
     for (node, (at, size)) in &ranges {
         // What lies elsewhere is another rule's business where it is a pool.
-        let is_pool = node.is_compatible(&["restricted-dma-pool"]);
+        let is_pool = node.is_compatible(&[POOL]);
         if !is_pool && !expect.shared().any(|region| region.holds(*at, *size)) {
             let detail = format!("{at:#x}..{:#x} is in no shared region", at.saturating_add(*size));
             findings.property(&rules::RESERVED_WITHOUT_PARCEL, node, "reg", detail);

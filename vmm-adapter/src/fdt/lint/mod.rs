@@ -33,6 +33,7 @@ mod interrupts;
 mod rules;
 mod vdevices;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 pub use expect::{Expect, ExpectedRegion};
@@ -72,40 +73,57 @@ impl fmt::Display for Finding {
     }
 }
 
+/// How many findings of one rule are told: a hostile tree can break one as often as it likes.
+const MAX_OF_A_RULE: usize = 100;
+/// How many bytes of a detail are told: some show what stands in the tree.
+const MAX_DETAIL: usize = 1000;
+
 /// The findings of one run.
 #[derive(Debug, Default)]
-struct Findings(Vec<Finding>);
+struct Findings {
+    all: Vec<Finding>,
+    of_a_rule: BTreeMap<&'static str, usize>,
+}
 
 impl Findings {
     /// Notes a finding about a node.
     fn node(&mut self, rule: &'static Rule, node: &str, detail: impl Into<String>) {
-        self.0.push(Finding {
-            rule,
-            severity: rule.severity,
-            node: node.to_owned(),
-            property: None,
-            detail: detail.into(),
-        });
+        self.note(rule, node, None, detail.into());
     }
 
     /// Notes a finding about a property.
     fn property(&mut self, rule: &'static Rule, node: &Node, property: &str, detail: impl Into<String>) {
-        let (node, property) = (node.path.clone(), Some(property.to_owned()));
-        self.0.push(Finding { rule, severity: rule.severity, node, property, detail: detail.into() });
+        self.note(rule, &node.path, Some(property), detail.into());
+    }
+
+    fn note(&mut self, rule: &'static Rule, node: &str, property: Option<&str>, mut detail: String) {
+        let count = self.of_a_rule.entry(rule.code).or_default();
+        *count = count.saturating_add(1);
+        if *count > MAX_OF_A_RULE {
+            return;
+        }
+        if detail.len() > MAX_DETAIL {
+            let end = (0..=MAX_DETAIL).rev().find(|end| detail.is_char_boundary(*end)).unwrap_or(0);
+            detail.truncate(end);
+            detail.push_str("...");
+        }
+        let (node, property) = (node.to_owned(), property.map(str::to_owned));
+        self.all.push(Finding { rule, severity: rule.severity, node, property, detail });
     }
 }
 
 /// Checks the tree at the start of `buffer`, errors first.
 ///
 /// `buffer` is all that is handed over as the devicetree's range: what lies behind the tree is the room that the Resource
-/// Manager has for its additions. Nothing in it is trusted; a blob that is no tree is a finding, too.
+/// Manager has for its additions. Nothing in it is trusted; a blob that is no tree is a finding, too. Of each rule a hundred findings
+/// are told, which is enough.
 #[must_use]
 pub fn lint(buffer: &[u8], expect: &Expect) -> Vec<Finding> {
     let mut findings = Findings::default();
     if let Some(tree) = form::check(buffer, &mut findings) {
         check(&tree, buffer.len(), expect, &mut findings);
     }
-    let mut findings = findings.0;
+    let mut findings = findings.all;
     if let Some(flavour) = &expect.flavour {
         findings.retain(|finding| finding.rule.holds_on(flavour));
         for finding in &mut findings {
