@@ -62,7 +62,7 @@ impl Prepared {
 impl MemoryRegion {
     /// Tells the host that large pages are welcome, for whatever of the memory is touched from now on. It costs nothing: no page is
     /// provided for it, and a host without large pages takes no notice. [`MemoryRegion::prepare`] does more.
-    pub fn welcome_huge_pages(&self) {
+    pub fn advise_huge_pages(&self) {
         if let Some(mapping) = self.mapping() {
             let _ = sys::prepare(&mapping, 0, self.size(), Advice::HugePages);
         }
@@ -196,7 +196,7 @@ mod tests {
     fn large_pages_are_a_wish_that_leaves_memory_alone() {
         let ram = MemoryRegion::new(BASE, 6 << 20, Sharing::Shared).unwrap();
         ram.write(BASE, b"payload").unwrap();
-        ram.welcome_huge_pages();
+        ram.advise_huge_pages();
         let mut back = [0; 7];
         ram.read(BASE, &mut back).unwrap();
         assert_eq!(&back, b"payload");

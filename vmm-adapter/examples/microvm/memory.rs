@@ -12,40 +12,21 @@ pub(crate) fn give(vm: &dyn Vm, size: u64, sharing: Sharing, prepare: bool) -> R
     let own = vm.capabilities().has(Feature::OwnMemory);
     // Gunyah locks what it gets from this process: at once, or page by page until the limit ends the guest.
     let locks = own && vm.capabilities().backend() == Backend::Gunyah;
-    let mut main = None;
-    let mut done = 0;
-    while done < size {
-        let addr = GuestAddress(layout::RAM.saturating_add(done));
-        let piece = size.saturating_sub(done).min(vm.largest_region());
-        let ready = |region: &MemoryRegion| -> Result<()> {
-            if prepare {
-                make_ready(region, if locks { size } else { 0 })
-            } else {
-                region.welcome_huge_pages();
-                Ok(())
-            }
-        };
-        let region = if own {
-            let region = MemoryRegion::new(addr, piece, sharing)?;
-            ready(&region)?;
-            vm.map(&region)?;
-            region
-        } else {
-            let region = vm.allocate(addr, piece, sharing)?;
-            ready(&region)?;
-            region
-        };
-        done = done.saturating_add(piece);
-        main.get_or_insert(region);
-    }
-    // A guest without memory was refused before.
-    match main {
+    let regions = vm.allocate_chunks(GuestAddress(layout::RAM), size, sharing, |region| {
+        if prepare {
+            return make_ready(region, if locks { size } else { 0 });
+        }
+        region.advise_huge_pages();
+        Ok(())
+    })?;
+    match regions.into_iter().next() {
         Some(main) => Ok(main),
+        // Never: there are no chunks of nothing.
         None => Ok(vm.allocate(GuestAddress(layout::RAM), size, sharing)?),
     }
 }
 
-fn make_ready(region: &MemoryRegion, locks: u64) -> Result<()> {
+fn make_ready(region: &MemoryRegion, locks: u64) -> vmm_adapter::Result<()> {
     let how = if locks > 0 { Prepare::locking(locks) } else { Prepare::default() };
     // A line for each quarter, of what takes long.
     let mut told = 0;

@@ -21,7 +21,7 @@ pub(super) fn devicetree(examination: &Examination) -> Finding {
     let mut expect = Expect::default();
     expect.flavour = examination.features.borrow().map(|features| features.flavour().to_string());
     let findings = lint(&blob, &expect);
-    let errors = findings.iter().filter(|finding| finding.rule.severity == Severity::Error).count();
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
     let (level, summary) = match (errors, findings.len()) {
         (0, 0) => (Level::Good, "nothing that is known to go wrong".to_owned()),
         (0, warnings) => (Level::Note, format!("{warnings} warnings")),
@@ -35,7 +35,7 @@ pub(super) fn devicetree(examination: &Examination) -> Finding {
         let property = finding.property.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
         let (rule, node) = (finding.rule, &finding.node);
         report = report
-            .detail(format!("{}[{}] {node}{property}: {}", rule.severity, rule.code, finding.detail))
+            .detail(format!("{}[{}] {node}{property}: {}", finding.severity, rule.code, finding.detail))
             .advise(format!("{}: {}", rule.code, rule.fix));
     }
     if findings.len() > MANY {
