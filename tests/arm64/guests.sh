@@ -112,7 +112,7 @@ INIT
 
 run_boots() {
     local verdict=0
-    rig boots 1500
+    rig boots 2400
     judge_boots "$target/boots.log" || verdict=1
     replay_boot "$target/boots" || verdict=1
     return "$verdict"

@@ -16,15 +16,18 @@ impl dyn Vm + '_ {
     /// [`Feature::OwnMemory`], and right after where there is not: the place for
     /// [`MemoryRegion::prepare`].
     ///
-    /// ```no_run
-    /// # fn give(vm: &dyn vmm_adapter::Vm) -> vmm_adapter::Result<()> {
+    /// ```
+    /// # #[cfg(feature = "gunyah")]
+    /// # fake_gunyah::Fake::builder().build().unwrap().run(|_| {
+    /// # let vm = vmm_adapter::open()?.create_vm(&vmm_adapter::VmConfig::new(1))?;
     /// use vm_memory::GuestAddress;
     /// use vmm_adapter::{Prepare, Sharing};
-    /// let ram = vm.allocate_chunks(GuestAddress(0x8000_0000), 3 << 30, Sharing::Private, |region| {
+    /// let ram = vm.allocate_chunks(GuestAddress(0x8000_0000), 4 << 20, Sharing::Shared, |region| {
     ///     region.prepare(&Prepare::default(), |_, _| {}).map(drop)
     /// })?;
-    /// # Ok(())
-    /// # }
+    /// # assert_eq!(ram.iter().map(|region| region.size()).sum::<u64>(), 4 << 20);
+    /// # Ok::<(), vmm_adapter::Error>(())
+    /// # }).unwrap().unwrap();
     /// ```
     ///
     /// # Errors
