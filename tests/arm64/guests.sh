@@ -73,9 +73,12 @@ rig() {
         cargo build --locked --release -p fake-gunyah --bins
         [[ -c /dev/net/tun ]] || die "/dev/net/tun is missing (modprobe tun): the guests' network card is a tap interface"
     else
-        bin=$target/aarch64-unknown-linux-gnu/debug strip=$cross_strip cc=$cross_cc
-        cross_cargo build -p vmm-adapter --features kvm --example microvm
-        cross_cargo build -p fake-gunyah --bins
+        local release=()
+        [[ $1 != speed ]] || release=(--release)
+        bin=$target/aarch64-unknown-linux-gnu/${release:+release} strip=$cross_strip cc=$cross_cc
+        [[ -n ${release:-} ]] || bin+=debug
+        cross_cargo build "${release[@]}" -p vmm-adapter --features kvm --example microvm
+        cross_cargo build "${release[@]}" -p fake-gunyah --bins
     fi
     step "microvm and fake-gunyah built"
     rig_files "$files" "$bin" "$strip" "$cc"
