@@ -11,8 +11,9 @@ now() {
     cut -d' ' -f1 /proc/uptime
 }
 
+# seconds_since SINCE
 seconds_since() {
-    awk -v from="$1" '{ printf "%.1f", $1 - from }' /proc/uptime
+    awk -v from="$1" '{ printf "%.2f", $1 - from }' /proc/uptime
 }
 
 # say ok|FAIL SINCE WHAT DETAILS
