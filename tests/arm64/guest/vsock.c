@@ -5,8 +5,12 @@
 //   vsock listen PORT          one connection: what comes goes back
 //   vsock unix-echo PATH       the same at a Unix socket, for each connection
 //   vsock unix-connect PATH PORT   connects to the guest by microvm's socket, and tries until somebody listens there
+//   vsock tcp-send ADDRESS PORT    as connect, over TCP: busybox's nc makes a system call for each KiB
+//   vsock tcp-receive PORT         one connection to standard output
 
 #define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,6 +77,28 @@ static int unix_socket(const char *path, struct sockaddr_un *address)
     return socket(AF_UNIX, SOCK_STREAM, 0);
 }
 
+static void tcp_send(const char *address, const char *port)
+{
+    struct sockaddr_in in = { .sin_family = AF_INET, .sin_port = htons((unsigned short)atoi(port)) };
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (inet_pton(AF_INET, address, &in.sin_addr) != 1 || connect(fd, (struct sockaddr *)&in, sizeof in))
+        die("connect");
+    relay(fd);
+}
+
+static void tcp_receive(const char *port)
+{
+    static char buffer[32768];
+    struct sockaddr_in in = { .sin_family = AF_INET, .sin_port = htons((unsigned short)atoi(port)) };
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0), peer;
+    ssize_t len;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(fd, (struct sockaddr *)&in, sizeof in) || listen(fd, 4) || (peer = accept(fd, NULL, NULL)) < 0)
+        die("listen");
+    while ((len = read(peer, buffer, sizeof buffer)) > 0)
+        write_all(1, buffer, len);
+}
+
 int main(int argc, char **argv)
 {
     struct sockaddr_vm vm = { .svm_family = AF_VSOCK };
@@ -98,6 +124,10 @@ int main(int argc, char **argv)
             die("listen");
         for (;;)
             echo(accept(fd, NULL, NULL));
+    } else if (argc == 4 && !strcmp(argv[1], "tcp-send")) {
+        tcp_send(argv[2], argv[3]);
+    } else if (argc == 3 && !strcmp(argv[1], "tcp-receive")) {
+        tcp_receive(argv[2]);
     } else if (argc == 4 && !strcmp(argv[1], "unix-connect")) {
         for (int tries = 0; tries < 600; tries++) {
             char answer[64], c;
@@ -119,7 +149,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "nobody listens at port %s of the guest\n", argv[3]);
         return 1;
     } else {
-        fprintf(stderr, "usage: vsock connect CID PORT | listen PORT | unix-echo PATH | unix-connect PATH PORT\n");
+        fprintf(stderr, "usage: vsock connect CID PORT | listen PORT | unix-echo PATH | unix-connect PATH PORT |\n"
+                        "       tcp-send ADDRESS PORT | tcp-receive PORT\n");
         return 2;
     }
     return 0;
