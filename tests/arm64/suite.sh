@@ -8,8 +8,8 @@ suite_rounds=(GUNYAH_ECHO_ROUNDS=500 GUNYAH_STRESS_EXITS=2000 GUNYAH_KILLS=4 PRO
 # test?, its name, its package's directory, its path.
 build_suite() {
     cross_cargo test --no-run "$@" --message-format json-render-diagnostics >"$target/artifacts.json"
-    # The example as a program; above it is built with its tests, or not at all.
-    cross_cargo build -p vmm-adapter --features kvm --example microvm --message-format json-render-diagnostics >>"$target/artifacts.json"
+    # The examples as programs, which tests run; above they are built with their tests, or not at all.
+    cross_cargo build -p vmm-adapter --features kvm --examples --message-format json-render-diagnostics >>"$target/artifacts.json"
     sed -nE 's/.*"manifest_path":"([^"]+)\/Cargo\.toml","target":\{"kind":\["[^]]*\],"crate_types":\["[^]]*\],"name":"([^"]+)".*"test":(true|false)\},"features".*"executable":"([^"]+)".*/\3\t\2\t\1\t\4/p' \
         "$target/artifacts.json" | sort -u -t$'\t' -k3,3 -k2,2 -k4,4 >"$target/executables"
     grep -q ^true "$target/executables" || die "cargo built no test binary"
