@@ -69,17 +69,15 @@ fn the_naive_loops_lose_exits_and_answers_on_the_same_hosts() {
     }
     // When a signal comes is chance: a few rounds may lose nothing, ten times as many do.
     let until = |kernel: usize, mode: &str, lost: &dyn Fn(&HashMap<String, u64>) -> bool| {
-        let one = || hosts().into_iter().nth(kernel).unwrap();
-        for _ in 0..9 {
-            let (name, host) = one();
+        let mut tries = 0;
+        loop {
+            let (name, host) = hosts().into_iter().nth(kernel).unwrap();
             let (seen, handle) = echo(name, host, mode);
-            if lost(&seen) {
+            tries += 1;
+            if lost(&seen) || tries == 10 {
                 return (name, seen, handle);
             }
         }
-        let (name, host) = one();
-        let (seen, handle) = echo(name, host, mode);
-        (name, seen, handle)
     };
     for kernel in 0..hosts().len() {
         let (name, seen, handle) = until(kernel, "look", &|seen| seen["finished"] > 0 && seen["zero"] > 0);
